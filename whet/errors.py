@@ -1,0 +1,40 @@
+"""The few exceptions that a user may see: each says the place, what is wrong, and the remedy."""
+
+from collections.abc import Sequence
+
+
+class WhetError(Exception):
+    """A fault that the user can mend.
+
+    place: `file:line`, a setting's dotted name, or a folder. what: what was seen. remedy: what to do.
+    """
+
+    exit_code = 2
+
+    def __init__(self, place: str, what: str, remedy: str = "") -> None:
+        self.place, self.what, self.remedy = place, what, remedy
+        super().__init__(": ".join(part for part in (place, what) if part) + (f". {remedy}" if remedy else ""))
+
+
+class InputError(WhetError):
+    """Data, a path or a model folder that can't be used as it is."""
+
+
+class SettingsError(WhetError):
+    """Every fault of a recipe or of its overrides, in one message."""
+
+    def __init__(self, place: str, faults: Sequence[str]) -> None:
+        self.faults = tuple(faults)
+        head = f"{len(self.faults)} fault{'s' if len(self.faults) != 1 else ''}"
+        super().__init__(place, "\n  ".join([head, *self.faults]))
+
+
+class ProofError(WhetError):
+    """A proof before or after training failed; nothing was trained, or what was trained is not trusted."""
+
+
+class MissingExtraError(WhetError):
+    """An optional dependency is needed and not installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__("", f"{purpose} needs {package}", f"Install it with: pip install 'whet[{extra}]'")

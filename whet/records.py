@@ -1,0 +1,127 @@
+"""The nouns that travel through whet: messages, examples, requests, completions, scores."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Role = Literal["system", "user", "assistant", "tool"]
+Finish = Literal["stop", "length", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Characters `start` to `end` (exclusive) of a text, counted in code points."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A field's value: its text, and where it stands in the source if it is a span of it."""
+
+    text: str
+    span: Span | None = None
+
+
+Record = Mapping[str, Value | None]
+"""One extracted record: field name to value, in the order that the task declares; None is 'not said'."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One labelled thing, whatever its task: what is asked about, and the gold answer.
+
+    Exactly one of the three golds is set: `records` (extraction; an empty tuple is a true negative), `answer` with
+    `choices` (choice questions), or `messages` (free answers: a conversation whose last turn is the gold).
+    """
+
+    id: str
+    text: str
+    """Extraction: the source text. Choice: the question. Free answer: the last user turn."""
+    source: str
+    """`file:line` of the row that it came from."""
+    group: str
+    """What must stay in one split: a document or source text."""
+    category: str = ""
+    records: tuple[Record, ...] | None = None
+    choices: tuple[str, ...] = ()
+    answer: int | None = None
+    messages: tuple[Message, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What an engine is asked: messages, a budget, and the choices where it shall rank them."""
+
+    messages: tuple[Message, ...]
+    max_tokens: int
+    """Most new tokens, the end-of-turn token included."""
+    choices: tuple[str, ...] = ()
+    adapter: str | None = None
+    """Name of the LoRA adapter that shall answer; None is the base itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What an engine answered. An error is never an answer: `finish` says which it is."""
+
+    text: str
+    finish: Finish
+    num_prompt_tokens: int = 0
+    num_tokens: int = 0
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """True positives, false positives and false negatives of one example or of many."""
+
+    tp: int = 0
+    fp: int = 0
+    fn: int = 0
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(self.tp + other.tp, self.fp + other.fp, self.fn + other.fn)
+
+    @property
+    def precision(self) -> float:
+        return self.tp / (self.tp + self.fp) if self.tp + self.fp else 0.0
+
+    @property
+    def recall(self) -> float:
+        return self.tp / (self.tp + self.fn) if self.tp + self.fn else 0.0
+
+    @property
+    def f1(self) -> float:
+        """2 tp / (2 tp + fp + fn); 0 where nothing was there and nothing was said."""
+        total = 2 * self.tp + self.fp + self.fn
+        return 2 * self.tp / total if total else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How one example was answered.
+
+    `status`: "read" (the reply could be read), "unread" (it could not: a format error) or "error" (the engine failed;
+    such an example has no score at all). `counts`: per measure, such as "record" or a field's name, for
+    extraction; `right`: for tasks that are right or wrong. `flags`: things counted beside the score, such as
+    "truncated" or "ungrounded".
+    """
+
+    example_id: str
+    status: Literal["read", "unread", "error"]
+    counts: Mapping[str, Counts] = field(default_factory=dict)
+    right: bool | None = None
+    flags: Mapping[str, int] = field(default_factory=dict)
+    category: str = ""
+    detail: Mapping[str, Any] = field(default_factory=dict)
+    """What a report shows: for extraction the records that were read; for choices the letter."""
