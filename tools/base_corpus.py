@@ -75,15 +75,20 @@ def keep_out(passages: list[str], sentences: list[str], to_simplified: opencc.Op
 def train_tokenizer(texts: list[str]) -> Tokenizer:
     """Byte-level BPE whose merges stay inside one ideograph; no normaliser, so every character survives."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(IDEOGRAPH), "isolated"),
-        pre_tokenizers.Split(Regex(QWEN2_PATTERN), "isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-    ])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(IDEOGRAPH), "isolated"),
+            pre_tokenizers.Split(Regex(QWEN2_PATTERN), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB_SIZE, special_tokens=SPECIAL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False, max_token_length=12,
+        vocab_size=VOCAB_SIZE,
+        special_tokens=SPECIAL,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+        max_token_length=12,
     )
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
@@ -144,13 +149,16 @@ def main() -> None:
     passages = read_passages(options.texts)
     sentences = excluded_sentences(options.exclude, to_simplified)
     kept, num_out = keep_out(passages, sentences, to_simplified)
-    print(f"{len(passages)} passages, {num_out} kept out for {len(sentences)} sentences [{time.monotonic()-began:.0f} s]", flush=True)
+    print(
+        f"{len(passages)} passages, {num_out} kept out for {len(sentences)} sentences [{time.monotonic() - began:.0f} s]",
+        flush=True,
+    )
     held = [p for p in kept if int(hashlib.sha256(p.encode()).hexdigest()[:8], 16) % 200 == 0]
     held_set = set(held)
     train = [p for p in kept if p not in held_set]
     traditional = [to_traditional.convert(p) for p in train]
     held_traditional = [to_traditional.convert(p) for p in held]
-    print(f"{len(train)} to train, {len(held)} held out [{time.monotonic()-began:.0f} s]", flush=True)
+    print(f"{len(train)} to train, {len(held)} held out [{time.monotonic() - began:.0f} s]", flush=True)
 
     short = [(p, t) for p, t in zip(train, traditional, strict=True) if len(p) <= 120 and len(t) == len(p)]
     say = to_traditional.convert
@@ -164,32 +172,43 @@ def main() -> None:
     tokenizer = train_tokenizer(sample)
     options.out.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(options.out / "tokenizer.json"))
-    print(f"tokenizer: {tokenizer.get_vocab_size()} [{time.monotonic()-began:.0f} s]", flush=True)
+    print(f"tokenizer: {tokenizer.get_vocab_size()} [{time.monotonic() - began:.0f} s]", flush=True)
 
     plain = train + traditional
     rng.shuffle(plain)
     plain_ids = text_windows(tokenizer, plain)
     num_rows = int(len(plain_ids) * options.row_share / (1 - options.row_share))
     row_ids, row_learn = row_windows(tokenizer, new_rows(short, options.seed + 2), num_rows)
-    print(f"{len(plain_ids)} text windows, {num_rows} row windows [{time.monotonic()-began:.0f} s]", flush=True)
+    print(f"{len(plain_ids)} text windows, {num_rows} row windows [{time.monotonic() - began:.0f} s]", flush=True)
 
     held_short = [(p, t) for p, t in zip(held, held_traditional, strict=True) if len(p) <= 120 and len(t) == len(p)]
     held_rows, held_rows_learn = row_windows(tokenizer, new_rows(held_short, options.seed + 3), 64)
     held_text = text_windows(tokenizer, held + held_traditional)
-    save_file({
-        "ids": np.concatenate([plain_ids, row_ids]),
-        "learn": np.concatenate([np.ones(plain_ids.shape, dtype=bool), row_learn]),
-        "held_text": held_text, "held_rows": held_rows, "held_rows_learn": held_rows_learn,
-    }, options.out / "windows.safetensors")
+    save_file(
+        {
+            "ids": np.concatenate([plain_ids, row_ids]),
+            "learn": np.concatenate([np.ones(plain_ids.shape, dtype=bool), row_learn]),
+            "held_text": held_text,
+            "held_rows": held_rows,
+            "held_rows_learn": held_rows_learn,
+        },
+        options.out / "windows.safetensors",
+    )
     facts = {
-        "passages": len(passages), "passages_kept_out": num_out, "excluded_sentences": len(sentences),
-        "train_passages": len(train), "held_out_passages": len(held), "text_windows": len(plain_ids),
-        "row_windows": num_rows, "window": WINDOW, "seed": options.seed,
+        "passages": len(passages),
+        "passages_kept_out": num_out,
+        "excluded_sentences": len(sentences),
+        "train_passages": len(train),
+        "held_out_passages": len(held),
+        "text_windows": len(plain_ids),
+        "row_windows": num_rows,
+        "window": WINDOW,
+        "seed": options.seed,
         "text_tokens_per_character": round(sum(len(tokenizer.encode(p).ids) for p in held) / sum(map(len, held)), 4),
         "sources": {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(options.texts.glob("*.txt"))},
     }
     (options.out / "facts.json").write_text(json.dumps(facts, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(facts, ensure_ascii=False)[:400], f"[{time.monotonic()-began:.0f} s]")
+    print(json.dumps(facts, ensure_ascii=False)[:400], f"[{time.monotonic() - began:.0f} s]")
 
 
 if __name__ == "__main__":

@@ -12,8 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
-from whet.errors import InputError, SettingsError
-from whet.storage import open_to_read
+from whet.errors import InputError, SettingsError, open_to_read
 
 MAX_BYTES = 1_000_000  # a settings file larger than this is something else
 
@@ -54,8 +53,11 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Places]:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(str(path), f"not YAML: {error}") from None
     if not isinstance(value, dict):
-        raise InputError(str(path), f"holds {type(value).__name__ if value is not None else 'nothing'}, not settings",
-                         "See `whet recipe schema`, or start from a file in recipes/")
+        raise InputError(
+            str(path),
+            f"holds {type(value).__name__ if value is not None else 'nothing'}, not settings",
+            "See `whet recipe schema`, or start from a file in recipes/",
+        )
     places: Places = {}
     for keys, line, repeated in _key_lines(node, ()):
         if repeated:
@@ -155,8 +157,12 @@ def _follow(kind: Any, loc: tuple[str | int, ...]) -> tuple[tuple[str | int, ...
 
 def _tags(kind: type[Settings]) -> set[Any]:
     """The literal values by which a class is told apart in a union."""
-    return {arg for found in kind.model_fields.values() if typing.get_origin(found.annotation) is typing.Literal
-            for arg in typing.get_args(found.annotation)}
+    return {
+        arg
+        for found in kind.model_fields.values()
+        if typing.get_origin(found.annotation) is typing.Literal
+        for arg in typing.get_args(found.annotation)
+    }
 
 
 def _parts(annotation: Any) -> list[Any]:

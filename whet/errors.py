@@ -1,6 +1,8 @@
 """The few exceptions that a user may see: each says the place, what is wrong, and the remedy."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
 
 
 class WhetError(Exception):
@@ -38,3 +40,15 @@ class MissingExtraError(WhetError):
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__("", f"{purpose} needs {package}", f"Install it with: pip install 'whet[{extra}]'")
+
+
+def open_to_read(path: Path) -> BinaryIO:
+    """A binary file; every reason why it can't be opened becomes an InputError."""
+    try:
+        return path.open("rb")
+    except FileNotFoundError:
+        raise InputError(str(path), "no such file", "Check the path; it is taken from the folder you stand in") from None
+    except IsADirectoryError:
+        raise InputError(str(path), "is a folder, a file is needed") from None
+    except OSError as error:
+        raise InputError(str(path), f"can't be read ({error.strerror})") from None

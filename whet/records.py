@@ -1,7 +1,7 @@
 """The nouns that travel through whet: messages, examples, requests, completions, scores."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -125,3 +125,49 @@ class Score:
     category: str = ""
     detail: Mapping[str, Any] = field(default_factory=dict)
     """What a report shows: for extraction the records that were read; for choices the letter."""
+
+
+def example_to_json(example: Example) -> dict[str, Any]:
+    """An example as plain JSON, golds that are not set left out."""
+    row: dict[str, Any] = {"id": example.id, "text": example.text, "source": example.source, "group": example.group}
+    if example.category:
+        row["category"] = example.category
+    if example.records is not None:
+        row["records"] = [{name: value_to_json(value) for name, value in record.items()} for record in example.records]
+    if example.answer is not None:
+        row |= {"choices": list(example.choices), "answer": example.answer}
+    if example.messages:
+        row["messages"] = [asdict(message) for message in example.messages]
+    return row
+
+
+def value_to_json(value: Value | None) -> Any:
+    """A field's value as plain JSON: null, or its text with its offsets if it has any."""
+    if value is None:
+        return None
+    return {"text": value.text} | ({"start": value.span.start, "end": value.span.end} if value.span else {})
+
+
+def example_from_json(row: Mapping[str, Any]) -> Example:
+    """The example that `example_to_json` wrote."""
+    records = row.get("records")
+    return Example(
+        id=row["id"],
+        text=row["text"],
+        source=row["source"],
+        group=row["group"],
+        category=row.get("category", ""),
+        records=None
+        if records is None
+        else tuple({name: value_from_json(value) for name, value in record.items()} for record in records),
+        choices=tuple(row.get("choices", ())),
+        answer=row.get("answer"),
+        messages=tuple(Message(**message) for message in row.get("messages", ())),
+    )
+
+
+def value_from_json(value: Mapping[str, Any] | None) -> Value | None:
+    """The value that `value_to_json` wrote."""
+    if value is None:
+        return None
+    return Value(value["text"], Span(value["start"], value["end"]) if "start" in value else None)

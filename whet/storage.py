@@ -1,17 +1,15 @@
 """Files: JSONL in and out, atomic writes, content hashes, marks of finished steps."""
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from whet.errors import InputError
-from whet.records import Example, Message, Span, Value
+from whet.errors import InputError, open_to_read
 
 
 def canonical(value: Any) -> str:
@@ -36,18 +34,6 @@ def hash_folder(folder: Path) -> str:
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         total.update(f"{path.relative_to(folder).as_posix()}\0{hash_file(path)}\n".encode())
     return total.hexdigest()
-
-
-def open_to_read(path: Path) -> Any:
-    """A binary file; every reason why it can't be opened becomes an InputError."""
-    try:
-        return path.open("rb")
-    except FileNotFoundError:
-        raise InputError(str(path), "no such file", "Check the path; it is taken from the folder you stand in") from None
-    except IsADirectoryError:
-        raise InputError(str(path), "is a folder, a file is needed") from None
-    except OSError as error:
-        raise InputError(str(path), f"can't be read ({error.strerror})") from None
 
 
 @contextlib.contextmanager
@@ -130,44 +116,3 @@ def staged_folder(folder: Path) -> Iterator[Path]:
         raise InputError(str(folder), f"can't be written ({error.strerror})", "Free some space or choose another place") from None
     finally:
         shutil.rmtree(staged, ignore_errors=True)
-
-
-def example_to_json(example: Example) -> dict[str, Any]:
-    """An example as plain JSON, golds that are not set left out."""
-    row: dict[str, Any] = {"id": example.id, "text": example.text, "source": example.source, "group": example.group}
-    if example.category:
-        row["category"] = example.category
-    if example.records is not None:
-        row["records"] = [{name: value_to_json(value) for name, value in record.items()} for record in example.records]
-    if example.answer is not None:
-        row |= {"choices": list(example.choices), "answer": example.answer}
-    if example.messages:
-        row["messages"] = [dataclasses.asdict(message) for message in example.messages]
-    return row
-
-
-def value_to_json(value: Value | None) -> Any:
-    """A field's value as plain JSON: null, or its text with its offsets if it has any."""
-    if value is None:
-        return None
-    return {"text": value.text} | ({"start": value.span.start, "end": value.span.end} if value.span else {})
-
-
-def example_from_json(row: Mapping[str, Any]) -> Example:
-    """The example that `example_to_json` wrote."""
-    records = row.get("records")
-    return Example(
-        id=row["id"], text=row["text"], source=row["source"], group=row["group"], category=row.get("category", ""),
-        records=None if records is None else tuple(
-            {name: value_from_json(value) for name, value in record.items()} for record in records
-        ),
-        choices=tuple(row.get("choices", ())), answer=row.get("answer"),
-        messages=tuple(Message(**message) for message in row.get("messages", ())),
-    )
-
-
-def value_from_json(value: Mapping[str, Any] | None) -> Value | None:
-    """The value that `value_to_json` wrote."""
-    if value is None:
-        return None
-    return Value(value["text"], Span(value["start"], value["end"]) if "start" in value else None)

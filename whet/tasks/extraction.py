@@ -174,12 +174,24 @@ class Extraction:
         flags = {"truncated": int(completion.finish == "length")}
         if isinstance(read, Unread):
             counts = self._counts(example.records or (), ())
-            return Score(example.id, "unread", counts, flags=flags | {"unread": 1}, category=example.category,
-                         detail={"reason": read.reason})
+            return Score(
+                example.id,
+                "unread",
+                counts,
+                flags=flags | {"unread": 1},
+                category=example.category,
+                detail={"reason": read.reason},
+            )
         values = sum(1 for r in read.records for f in self.fields if f.kind == "span" and r[f.name])
         flags |= {"ungrounded": read.ungrounded, "span_values": values}
-        return Score(example.id, "read", self._counts(example.records or (), read.records), flags=flags,
-                     category=example.category, detail={"records": [_texts(record, self.fields) for record in read.records]})
+        return Score(
+            example.id,
+            "read",
+            self._counts(example.records or (), read.records),
+            flags=flags,
+            category=example.category,
+            detail={"records": [_texts(record, self.fields) for record in read.records]},
+        )
 
     def _counts(self, gold: Sequence[Record], said: Sequence[Record]) -> dict[str, Counts]:
         """Strict counts: whole records, and each field's values, both as multisets of texts."""
@@ -197,8 +209,12 @@ class Extraction:
         for name in ("record", *(field.name for field in self.fields)):
             counts = sum((score.counts[name] for score in scored), Counts())
             measures[name] = {
-                "precision": counts.precision, "recall": counts.recall, "f1": counts.f1,
-                "tp": counts.tp, "fp": counts.fp, "fn": counts.fn,
+                "precision": counts.precision,
+                "recall": counts.recall,
+                "f1": counts.f1,
+                "tp": counts.tp,
+                "fp": counts.fp,
+                "fn": counts.fn,
             }
         values = sum(score.flags.get("span_values", 0) for score in scored)
         rates = {

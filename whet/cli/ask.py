@@ -1,0 +1,51 @@
+"""The verb that asks a specialist one thing."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from whet.records import Value
+
+
+def ask(
+    run: Annotated[Path, typer.Argument(help="A run folder with a trained specialist.")],
+    text: Annotated[str, typer.Argument(help="The text to read, or the question. `-` reads standard input.")],
+    is_base: Annotated[bool, typer.Option("--base", help="Ask the base instead of the specialist.")] = False,
+    is_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Ask the specialist of a run; every value is shown with where it stands in the text."""
+    import sys
+
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from whet.pipeline.ask import ask_run
+
+    found = ask_run(run, sys.stdin.read() if text == "-" else text, is_base=is_base)
+    if is_json:
+        typer.echo(json.dumps(found.to_json(), ensure_ascii=False))
+    elif found.problem:
+        typer.echo(f"the reply can't be read: {found.problem}\n{found.reply}")
+    elif found.is_free:
+        typer.echo(found.reply)
+    elif not found.records:
+        typer.echo("no records")
+    else:
+        table = Table()
+        for name in found.records[0]:
+            table.add_column(name)
+        for record in found.records:
+            table.add_row(*(Text(_say(value)) for value in record.values()))
+        Console(highlight=False).print(table)
+    if found.problem:
+        raise typer.Exit(1)
+
+
+def _say(value: Value | None) -> str:
+    """A value with the characters of the text that it covers."""
+    if value is None:
+        return "–"
+    return f"{value.text} [{value.span.start}:{value.span.end}]" if value.span else value.text

@@ -1,0 +1,53 @@
+"""The command `whet`: its verbs, and how a user's fault becomes one line and an exit code."""
+
+import sys
+
+import typer
+
+from whet.cli import ask, compare, data, recipe, runs
+from whet.errors import WhetError
+
+app = typer.Typer(
+    name="whet",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="From a labelled corpus to a small language model that is proven better than its base.",
+    epilog="Start with: whet demo",
+)
+app.command("demo", epilog="Example: whet demo --out runs/demo")(runs.demo)
+app.command("run", epilog="Example: whet run recipes/chisiec.yaml train.epochs=2 --out runs/mine")(runs.run)
+app.command("train", epilog="Example: whet train recipes/chisiec.yaml train.learning_rate=5e-4")(runs.train)
+app.command("evaluate", epilog="Example: whet evaluate runs/demo")(runs.evaluate)
+app.command("compare", epilog="Example: whet compare runs/demo/evaluate/base runs/demo/evaluate/specialist")(compare.compare)
+app.command("ask", epilog="Example: whet ask runs/demo 宣德九年，少師蹇義卒。")(ask.ask)
+app.add_typer(data.app, name="data")
+app.add_typer(recipe.app, name="recipe")
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    is_version: bool = typer.Option(False, "--version", help="Show the version and stop."),
+) -> None:
+    if is_version:
+        import importlib.metadata
+
+        typer.echo(f"whet {importlib.metadata.version('whet')}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line; a WhetError is one message and its exit code, Ctrl-C is 130."""
+    try:
+        app()
+    except WhetError as error:
+        print(f"whet: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt as stopped:
+        print(f"whet: stopped{f'; {stopped}' if str(stopped) else '; finished steps are kept'}", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output (head, less) has gone: nothing is wrong.
+        sys.stderr.close()
+        sys.exit(0)

@@ -1,0 +1,107 @@
+"""The verbs that run a recipe: demo, run, train, evaluate."""
+
+import importlib.resources
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Recipe = Annotated[Path, typer.Argument(help="The recipe, a YAML file.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change, such as train.epochs=2.")
+]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="The run folder.", show_default="runs/NAME")]
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="The run folder.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(help="Seed of the corpus.")] = 0,
+    overrides: Overrides = None,
+) -> None:
+    """Write court annals with gold tags and make a specialist of them, with its evidence. Needs no download."""
+    import yaml
+
+    from whet.data.annals.write import write
+    from whet.recipe import recipe_from
+
+    raw = yaml.safe_load(importlib.resources.files("whet.cli").joinpath("demo.yaml").read_text("utf-8"))
+    sizes = raw.pop("corpus")
+    corpus = out / "corpus"
+    write(corpus, sizes["train"], sizes["valid"], sizes["test"], seed)
+    _run(recipe_from(raw, overrides or [], "whet demo", corpus), out)
+
+
+def run(recipe: Recipe, overrides: Overrides = None, out: Out = None) -> None:
+    """Do all steps of a recipe: data, train, evaluate, report. Steps whose inputs are unchanged are skipped."""
+    read = _read(recipe, overrides)
+    _run(read, out or Path("runs") / read.name)
+
+
+def train(recipe: Recipe, overrides: Overrides = None, out: Out = None) -> None:
+    """Build the data and train the adapter, without evaluating it."""
+    from whet.errors import InputError
+
+    read = _read(recipe, overrides)
+    if read.train is None:
+        raise InputError(str(recipe), "says `train: null`", "Give it a train section, or evaluate it: whet evaluate RECIPE")
+    folder = out or Path("runs") / read.name
+    _steps(read, folder, "train")
+    typer.echo(f"adapter: {folder / 'train' / 'adapter'}")
+
+
+def evaluate(
+    what: Annotated[Path, typer.Argument(metavar="RUN|RECIPE", help="A run folder, or a recipe.")],
+    overrides: Overrides = None,
+    out: Out = None,
+) -> None:
+    """Evaluate what a run folder holds, or do all steps of a recipe that lead there."""
+    from whet.errors import InputError
+    from whet.pipeline.run import evaluate_folder
+
+    if not what.is_dir():
+        run(what, overrides, out)
+        return
+    if overrides:
+        raise InputError("command line", "settings can be changed for a recipe, not for a run folder", "Name the recipe instead")
+    watch = _watch()
+    _say(evaluate_folder(what, watch), what)
+
+
+def _read(path: Path, overrides: list[str] | None) -> Any:
+    from whet.recipe import read_recipe
+
+    return read_recipe(path, overrides or [])
+
+
+def _run(recipe: Any, folder: Path) -> None:
+    report = _steps(recipe, folder, "evaluate")
+    _say(report, folder)
+
+
+def _watch() -> Any:
+    from whet.cli.watch import TerminalWatch
+
+    return TerminalWatch()
+
+
+def _steps(recipe: Any, folder: Path, last: Any) -> Any:
+    from whet.pipeline.run import run as run_steps
+    from whet.pipeline.train_step import StoppedError
+
+    watch = _watch()
+    try:
+        return run_steps(recipe, folder, watch, last)
+    except StoppedError:
+        raise KeyboardInterrupt(
+            f"the best adapter so far is in {folder / 'train' / 'adapter'}; "
+            f"`whet evaluate {folder}` evaluates it, running again trains anew"
+        ) from None
+    finally:
+        watch.close()
+
+
+def _say(report: Any, folder: Path) -> None:
+    from whet.cli.table import print_report
+
+    print_report(report)
+    typer.echo(f"report: {folder / 'report.html'}")

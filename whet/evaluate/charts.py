@@ -1,0 +1,139 @@
+"""Where everything stands in the report's charts, in per cent of the plot; the template draws it.
+
+pygal was tried and left: it sets text in units of its view box (5 px on a phone), fixes colours in a style sheet of its
+own and adds a script. Here text is HTML at its own size, only lines and dots are SVG, colours are the page's variables.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+MAX_POINTS = 300  # more than a line of 1,100 px can show
+LOG_RATIO = 20  # a loss that falls by more than this is flat at its end on a linear scale
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """A labelled place on an axis; `at` is its distance from the left or the top."""
+
+    at: float
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dot:
+    """A point of a curve."""
+
+    x: float
+    y: float
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class LossChart:
+    """Training loss as a line, validation loss as a line with dots, on a shared scale."""
+
+    train_line: str
+    """Points of an SVG polyline in a 100 x 100 box."""
+    valid_line: str
+    valid_dots: tuple[Dot, ...]
+    best: Dot | None
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    is_log: bool
+    steps_a_point: int
+    """Training steps that one point of the line is the mean of."""
+    num_left_out: int
+    """Losses that are no finite number."""
+    summary: str
+    """What the chart shows, in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A count as a bar; `width` is its share of the largest."""
+
+    name: str
+    count: int
+    width: float
+    note: str
+
+
+Points = Sequence[tuple[int, float]]
+
+
+def draw_losses(train: Points, valid: Points, best_step: int | None) -> LossChart | None:
+    """The loss chart; None where there is nothing to draw."""
+    clean_train, clean_valid = ([(step, loss) for step, loss in points if math.isfinite(loss)] for points in (train, valid))
+    num_left_out = len(train) + len(valid) - len(clean_train) - len(clean_valid)
+    if not clean_train and not clean_valid:
+        return None
+    thinned, steps_a_point = _thin(clean_train)
+    losses = [loss for _, loss in thinned + clean_valid]
+    last_step = max(step for step, _ in clean_train + clean_valid) or 1
+    positive = [loss for loss in losses if loss > 0]
+    is_log = len(positive) == len(losses) and max(losses) > LOG_RATIO * min(losses)
+    y_values = _log_ticks(min(losses), max(losses)) if is_log else round_ticks(0.0, max(losses), 4)
+    low, high = min(y_values[0], *losses), max(y_values[-1], *losses)
+
+    def place(step: int, loss: float) -> tuple[float, float]:
+        up = math.log(loss / low) / math.log(high / low) if is_log else (loss - low) / (high - low)
+        return round(100 * step / last_step, 2), round(100 * (1 - up), 2)
+
+    dots = tuple(Dot(*place(step, loss), f"step {step:,}: {loss:.4g}") for step, loss in clean_valid)
+    found = next(((step, loss) for step, loss in clean_valid if step == best_step), None)
+    best = Dot(*place(*found), f"best: {found[1]:.4g} at step {found[0]:,}") if found else None
+    return LossChart(
+        _line(place(*point) for point in thinned), _line(place(*point) for point in clean_valid), dots, best,
+        tuple(Tick(place(int(v), low)[0], f"{v:,.0f}") for v in round_ticks(0, last_step, 4) if v <= last_step),
+        tuple(Tick(place(0, v)[1], f"{v:g}") for v in y_values), is_log, steps_a_point, num_left_out,
+        _summarise(clean_train, clean_valid, best),
+    )  # fmt: skip
+
+
+def draw_bars(stages: Sequence[tuple[str, int, str]]) -> tuple[Bar, ...]:
+    """Counts as bars, all in proportion to the largest."""
+    largest = max((count for _, count, _ in stages), default=0) or 1
+    return tuple(Bar(name, count, round(100 * count / largest, 2), note) for name, count, note in stages)
+
+
+def round_ticks(low: float, high: float, num: int) -> list[float]:
+    """About `num` round steps (1, 2 or 5 times a power of ten) from `low` until `high` is reached."""
+    if high <= low:
+        return [low, low + 1]
+    raw = (high - low) / num
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * (1 - 1e-9))
+    first = math.floor(low / step)
+    last = math.ceil(high / step - 1e-9)
+    return [round(number * step, 12) for number in range(first, last + 1)]
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """Round values (1, 2, 5 times powers of ten; powers alone where those are many) around the range."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    factors = (1, 2, 5) if len(decades) <= 3 else (1,)
+    values = [factor * 10.0**decade for decade in decades for factor in factors]
+    below = max((value for value in values if value <= low), default=values[0])
+    above = min((value for value in values if value >= high), default=values[-1])
+    return [value for value in values if below <= value <= above]
+
+
+def _thin(points: Points) -> tuple[list[tuple[int, float]], int]:
+    """At most MAX_POINTS points, each the mean of as many neighbours; and how many that are."""
+    size = max(1, math.ceil(len(points) / MAX_POINTS))
+    bins = [points[start : start + size] for start in range(0, len(points), size)]
+    return [(bin_[len(bin_) // 2][0], sum(loss for _, loss in bin_) / len(bin_)) for bin_ in bins], size
+
+
+def _line(places: Iterable[tuple[float, float]]) -> str:
+    return " ".join(f"{x:g},{y:g}" for x, y in places)
+
+
+def _summarise(train: Points, valid: Points, best: Dot | None) -> str:
+    parts = [
+        f"{name} loss from {points[0][1]:.3g} to {points[-1][1]:.3g} over {points[-1][0]:,} steps"
+        for name, points in (("training", train), ("validation", valid))
+        if points
+    ]
+    return "Loss curve: " + "; ".join(parts + ([best.label] if best else [])) + "."

@@ -1,0 +1,93 @@
+"""A base model as it lies on disk: its config, its identity, what in it must not be trusted."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from whet.errors import InputError
+from whet.storage import canonical, hash_file, hash_text, read_json
+
+EMBEDDED = "embedded"
+EMBEDDED_PATH = Path(__file__).parent / "embedded" / "base"
+MAX_HEADER = 100_000_000  # bytes of a safetensors header, the format's own limit
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModel:
+    """A model folder: where it is, its config, and a hash of its weights, tokenizer and template."""
+
+    folder: Path
+    config: dict[str, Any]
+    fingerprint: str
+    """SHA-256 over config, tokenizer, template and the headers and sizes of the weights: tells bases apart without reading
+    gigabytes. Files of at most 64 MB are hashed whole."""
+
+    @property
+    def model_type(self) -> str:
+        return str(self.config.get("model_type", ""))
+
+    @property
+    def max_length(self) -> int:
+        """Positions that the model was made for."""
+        return int(self.config.get("max_position_embeddings") or 2048)
+
+
+def open_base(name: str | Path) -> BaseModel:
+    """The base of a recipe: `embedded`, or a folder in the Hugging Face layout.
+
+    Refused: no config.json, weights that are no safetensors (pickles run code), code that the config names.
+    """
+    folder = EMBEDDED_PATH if str(name) == EMBEDDED else Path(name).expanduser()
+    config_path = folder / "config.json"
+    if not config_path.is_file():
+        raise InputError(
+            str(folder),
+            "is no model folder (no config.json)",
+            f"Give a folder in the Hugging Face layout, or `{EMBEDDED}` for the small base that ships with whet",
+        )
+    config = read_json(config_path)
+    if not isinstance(config, dict):
+        raise InputError(str(config_path), "is no model config")
+    for key in ("auto_map", "model_file"):
+        if key in config:
+            raise InputError(
+                str(config_path),
+                f"names code to run ({key})",
+                "whet runs no code from a model folder; take a model that transformers supports by itself",
+            )
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        found = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt", ".gguf"))
+        raise InputError(
+            str(folder),
+            "has no safetensors weights" + (f" (only {', '.join(found[:3])})" if found else ""),
+            "Convert them with safetensors' own converter; pickled weights can run code and are not read",
+        )
+    return BaseModel(folder, config, _fingerprint(folder, weights))
+
+
+def _fingerprint(folder: Path, weights: list[Path]) -> str:
+    parts = {}
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        path = folder / name
+        if path.is_file():
+            parts[name] = hash_file(path)
+    for path in weights:
+        size = path.stat().st_size
+        parts[path.name] = hash_file(path) if size <= 64_000_000 else f"{size}:{_header_hash(path)}"
+    return hash_text(canonical(parts))
+
+
+def _header_hash(path: Path) -> str:
+    """Hash of a safetensors header: names, shapes and places of all tensors."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 0 < length <= min(MAX_HEADER, path.stat().st_size - 8):
+            raise InputError(str(path), "is no safetensors file (its header length can't be)")
+        header = file.read(length)
+    try:
+        json.loads(header)
+    except ValueError:
+        raise InputError(str(path), "is no safetensors file (its header is not JSON)") from None
+    return hash_text(header.decode("utf-8", "replace"))

@@ -1,0 +1,80 @@
+"""Asks the specialist of a run folder one thing, prepared and rendered as in training."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from whet.errors import InputError
+from whet.models.adapter import open_adapter
+from whet.pipeline.bench import Bench, Watch
+from whet.pipeline.run import saved_recipe
+from whet.records import Example, Message, Record, value_to_json
+from whet.tasks.base import Unread
+from whet.tasks.choice_qa import ChoiceQa
+from whet.text.prepare import prepare
+
+
+class Silent:
+    """A watch that tells nobody."""
+
+    def begin(self, step: str, is_skipped: bool) -> None:
+        pass
+
+    def say(self, words: str) -> None:
+        pass
+
+    def count(self, what: str, done: int, total: int | None) -> None:
+        pass
+
+    def trained(self, progress: Any) -> None:
+        pass
+
+    def show(self, pieces: list[tuple[str, bool]]) -> None:
+        pass
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What came back: the reply as it was written, and what it says."""
+
+    text: str
+    """The text that was asked about; spans count its characters."""
+    reply: str
+    records: tuple[Record, ...]
+    is_free: bool
+    problem: str
+    """Why the reply can't be read; empty if it can."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain JSON."""
+        rows = [{name: value_to_json(value) for name, value in record.items()} for record in self.records]
+        return {"text": self.text, "reply": self.reply, "records": rows, "problem": self.problem}
+
+
+def ask_run(folder: Path, text: str, *, is_base: bool = False) -> Asked:
+    """Ask about a text; spans are given in the text as it was typed, however it was prepared."""
+    watch: Watch = Silent()
+    bench = Bench(saved_recipe(folder), folder, watch)
+    if isinstance(bench.task, ChoiceQa):
+        raise InputError(
+            str(folder), "answers choice questions, which need choices", "Evaluate it on a file of questions instead"
+        )
+    if not text.strip():
+        raise InputError("text", "is empty")
+    if not is_base:
+        open_adapter(bench.folder.adapter, bench.base)
+    prepared = prepare(text, bench.recipe.data.prepare)
+    example = Example("", prepared.text, "command line", "", messages=(Message("user", prepared.text), Message("assistant", "")))
+    engine = bench.engine(None if is_base else bench.folder.adapter)
+    completion = engine.answer([bench.task.ask(example)])[0]
+    if completion.finish == "error":
+        raise InputError("text", completion.error, "Give a shorter text")
+    read = bench.task.read(example, completion.text)
+    if isinstance(read, Unread):
+        cut = "; it was cut at task.max_tokens" if completion.finish == "length" else ""
+        return Asked(text, completion.text, (), False, read.reason + cut)
+    records = tuple(
+        {name: value and replace(value, span=value.span and prepared.to_original(value.span)) for name, value in record.items()}
+        for record in read.records
+    )
+    return Asked(text, completion.text, records, bool(read.text), "")

@@ -1,0 +1,126 @@
+"""What the steps of a run share: the recipe, its folder, and the base, opened when first needed."""
+
+import functools
+import importlib.metadata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from whet.backends.base import Backend
+from whet.engines.base import Engine
+from whet.errors import InputError
+from whet.models.base_model import BaseModel, open_base
+from whet.recipe import Recipe
+from whet.records import Example, example_from_json
+from whet.storage import canonical, hash_text, read_json, read_jsonl, write_json
+from whet.tasks.base import Task
+from whet.tasks.table import open_task
+from whet.text.chat import Chat
+from whet.train.loop import Progress
+
+
+class Watch(Protocol):
+    """Who is told how a run goes on."""
+
+    def begin(self, step: str, is_skipped: bool) -> None:
+        """A step begins, or is skipped since its inputs are unchanged."""
+        ...
+
+    def say(self, words: str) -> None:
+        """One line about the step."""
+        ...
+
+    def count(self, what: str, done: int, total: int | None) -> None:
+        """Something countable goes on."""
+        ...
+
+    def trained(self, progress: Progress) -> None:
+        """A training step is done."""
+        ...
+
+    def show(self, pieces: list[tuple[str, bool]]) -> None:
+        """One training row: pieces of text, each with whether it is learnt."""
+        ...
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A run folder and what lies where in it."""
+
+    path: Path
+
+    @property
+    def data(self) -> Path:
+        return self.path / "data"
+
+    @property
+    def train(self) -> Path:
+        return self.path / "train"
+
+    @property
+    def adapter(self) -> Path:
+        return self.path / "train" / "adapter"
+
+    def answers(self, system: str) -> Path:
+        """The folder of one system's answers."""
+        return self.path / "evaluate" / system
+
+    def examples(self, split: str) -> Iterator[Example]:
+        """The examples of a split, one at a time."""
+        return (example_from_json(row) for row in read_jsonl(self.data / f"{split}.jsonl"))
+
+    def is_done(self, step: str, key: str) -> bool:
+        """Whether a step was finished with exactly these inputs."""
+        mark = self.path / "marks" / f"{step}.json"
+        return mark.is_file() and read_json(mark).get("key") == key
+
+    def mark(self, step: str, key: str, **facts: Any) -> None:
+        """Write that a step is finished; the last thing that it does."""
+        write_json(self.path / "marks" / f"{step}.json", {"key": key, **facts})
+
+    def unmark(self, step: str) -> None:
+        """A step is about to write: until it is finished, it is not."""
+        (self.path / "marks" / f"{step}.json").unlink(missing_ok=True)
+
+
+class Bench:
+    """A recipe at work in a folder. Base, chat and backend are opened when first asked for, and once."""
+
+    def __init__(self, recipe: Recipe, folder: Path, watch: Watch) -> None:
+        self.recipe, self.folder, self.watch = recipe, Folder(folder), watch
+        self.task: Task = open_task(recipe.task)
+
+    @functools.cached_property
+    def base(self) -> BaseModel:
+        return open_base(self.recipe.base)
+
+    @functools.cached_property
+    def chat(self) -> Chat:
+        return Chat(self.base.folder)
+
+    @functools.cached_property
+    def backend(self) -> Backend:
+        from whet.backends.open import open_backend
+
+        return open_backend(self.base, self.recipe.train.optimizer if self.recipe.train else None)
+
+    @property
+    def token_limit(self) -> int:
+        """Most tokens of a row: what the recipe says, never more than the base was made for."""
+        limit = self.recipe.train.max_length if self.recipe.train else self.base.max_length
+        if limit > self.base.max_length:
+            raise InputError("train.max_length", f"is {limit}; the base was made for {self.base.max_length} tokens", "Lower it")
+        return limit
+
+    def engine(self, adapter: Path | None) -> Engine:
+        """The local engine over the bare base, or over the base with an adapter."""
+        from whet.engines.local import LocalEngine
+
+        self.backend.attach(adapter)
+        return LocalEngine("specialist" if adapter else "base", self.backend, self.chat, self.base.max_length)
+
+    def key(self, *parts: Any) -> str:
+        """A hash of what a step reads: other inputs, settings or version of whet give another key."""
+        plain = [part.model_dump(mode="json") if hasattr(part, "model_dump") else part for part in parts]
+        return hash_text(canonical([importlib.metadata.version("whet"), *plain]))

@@ -1,0 +1,44 @@
+"""The data step: builds the run's data folder from the recipe's sources."""
+
+from pathlib import Path
+
+from whet.data.build import Manifest, build, read_manifest
+from whet.data.sources import files_of
+from whet.pipeline.bench import Bench
+from whet.records import Example
+from whet.storage import hash_file
+
+
+def source_hashes(bench: Bench) -> dict[str, str]:
+    """SHA-256 of every file that the recipe's sources name."""
+    data = bench.recipe.data
+    root = data.root or Path()
+    files = [file for source in data.sources for file in files_of(source, root)]
+    return {file.name: hash_file(file.path) for file in files}
+
+
+def run(bench: Bench) -> Manifest:
+    """Build the data, unless the same sources were built with the same settings."""
+    limit = bench.token_limit
+    key = bench.key(bench.recipe.data, bench.recipe.task, source_hashes(bench), limit, bench.base.fingerprint)
+    folder = bench.folder
+    if folder.is_done("data", key) and (folder.data / "manifest.json").is_file():
+        bench.watch.begin("data", True)
+        return read_manifest(folder.data)
+    bench.watch.begin("data", False)
+    folder.unmark("data")
+
+    def count_tokens(example: Example) -> int:
+        return bench.chat.training_ids(bench.task.ask(example).messages, bench.task.reply(example)).num_tokens
+
+    manifest = build(
+        bench.recipe.data,
+        bench.task,
+        folder.data,
+        count_tokens,
+        limit,
+        lambda stage, num: bench.watch.count(stage, num, None),
+        Path(),
+    )
+    folder.mark("data", key, split_hash=manifest.split_hash)
+    return manifest

@@ -1,0 +1,50 @@
+"""All steps of a recipe in their order: data, train, evaluate, report; each is skipped when its inputs are unchanged."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from whet.config import load
+from whet.data.build import read_manifest
+from whet.errors import InputError
+from whet.evaluate.report import Report
+from whet.pipeline import data_step, evaluate_step, report_step, train_step
+from whet.pipeline.bench import Bench, Watch
+from whet.recipe import Recipe
+from whet.storage import read_json, write_json
+
+Step = Literal["data", "train", "evaluate"]
+
+
+def run(recipe: Recipe, folder: Path, watch: Watch, last: Step = "evaluate") -> Report | None:
+    """Run the steps up to `last` in a run folder; with "evaluate" the report is written and given back."""
+    bench = Bench(recipe, folder, watch)
+    write_json(folder / "recipe.json", recipe.model_dump(mode="json"))
+    manifest = data_step.run(bench)
+    if last == "data":
+        return None
+    trained: dict[str, Any] | None = None
+    if recipe.train is not None:
+        trained = train_step.run(bench, recipe.train)
+    if last == "train":
+        return None
+    examples, systems = evaluate_step.run(bench)
+    return report_step.run(bench, manifest, trained, examples, systems)
+
+
+def evaluate_folder(folder: Path, watch: Watch) -> Report:
+    """Evaluate what a run folder holds, an adapter whose training was interrupted included."""
+    bench = Bench(saved_recipe(folder), folder, watch)
+    if not (folder / "data" / "manifest.json").is_file():
+        raise InputError(str(folder), "has no data yet", "Run its recipe first: whet run RECIPE")
+    result_path = folder / "train" / "result.json"
+    trained = read_json(result_path) if result_path.is_file() else None
+    examples, systems = evaluate_step.run(bench)
+    return report_step.run(bench, read_manifest(folder / "data"), trained, examples, systems)
+
+
+def saved_recipe(folder: Path) -> Recipe:
+    """The recipe that a run folder was made with."""
+    path = folder / "recipe.json"
+    if not path.is_file():
+        raise InputError(str(folder), "is no run folder (no recipe.json)", "Give a folder that `whet run` or `whet demo` wrote")
+    return load(Recipe, read_json(path), {}, str(path))

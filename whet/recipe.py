@@ -1,0 +1,54 @@
+"""The recipe: one file that describes a specialist; every step reads it."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from whet.config import Places, Settings, apply_overrides, load, read_yaml
+from whet.data.build import DataSettings
+from whet.evaluate.run import EvaluateSettings
+from whet.tasks.table import TaskSettings
+from whet.train.loop import TrainSettings
+
+
+class Recipe(Settings):
+    """A specialist: its base, its task, its data, how it is trained and evaluated."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the specialist; its run folder is runs/NAME."""
+    base: str = "embedded"
+    """The base model: a folder in the Hugging Face layout, or `embedded`, the small one that ships with whet."""
+    task: TaskSettings
+    """What the specialist is asked."""
+    data: DataSettings
+    """Where its examples come from."""
+    train: TrainSettings | None = TrainSettings()
+    """How it is trained; null only evaluates the base."""
+    evaluate: EvaluateSettings = EvaluateSettings()
+    """How base and specialist are compared."""
+
+
+def read_recipe(path: Path, overrides: list[str]) -> Recipe:
+    """The recipe in a YAML file with key=value overrides; all faults are raised in one SettingsError.
+
+    Paths of data sources start from `data.root`, which is itself taken from the recipe's folder.
+    """
+    raw, places = read_yaml(path)
+    return _load(raw, places, overrides, str(path), path.parent)
+
+
+def recipe_from(raw: dict[str, Any], overrides: list[str], source: str, folder: Path) -> Recipe:
+    """A recipe that is already in memory."""
+    return _load(raw, {}, overrides, source, folder)
+
+
+def _load(raw: dict[str, Any], places: Places, overrides: list[str], source: str, folder: Path) -> Recipe:
+    apply_overrides(raw, places, overrides)
+    data = raw.get("data")
+    if isinstance(data, dict):
+        root = data.get("root")
+        # On the command line a path starts where the user stands; in the file, where the file stands.
+        is_typed = any(override.startswith("data.root=") for override in overrides)
+        data["root"] = str(Path(str(root)) if is_typed else folder / str(root or "."))
+    return load(Recipe, raw, places, source)
