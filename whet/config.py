@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +26,20 @@ class Settings(BaseModel):
 
 S = TypeVar("S", bound=Settings)
 
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML with the numbers that people write: 1e-3 is one (YAML 1.1 takes it for text), and a date stays text."""
+
+    yaml_implicit_resolvers: typing.ClassVar[dict[str, list[tuple[str, Any]]]] = {
+        first: [(tag, pattern) for tag, pattern in found if not tag.endswith(":timestamp")]
+        for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"), list("-+.0123456789")
+)
+
 Places = dict[tuple[str | int, ...], str]
 """Where each setting was written: key path to `file:line`."""
 
@@ -43,10 +58,10 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Places]:
     except UnicodeDecodeError as error:
         raise InputError(str(path), f"is not UTF-8 (byte {error.start})", "Save it as UTF-8") from None
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, _Loader)):
             raise InputError(str(path), "holds a YAML alias", "Write the value out where it is used")
-        node = yaml.compose(text, yaml.SafeLoader)
-        value = yaml.safe_load(text)
+        node = yaml.compose(text, _Loader)
+        value = yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise InputError(f"{path}:{line}", f"not YAML: {error.problem}") from None
@@ -90,10 +105,10 @@ def apply_overrides(raw: dict[str, Any], places: Places, overrides: Sequence[str
         if not equals or not name:
             faults.append(f"{override!r} is no key=value pair")
             continue
-        keys = tuple(int(key) if key.isdigit() else key for key in name.split("."))
+        keys: tuple[Any, ...] = tuple(int(key) if key.isdecimal() else key for key in name.split("."))
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
+            value = yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
+        except (yaml.YAMLError, ValueError, RecursionError):
             value = text
         at: Any = raw
         try:
@@ -111,9 +126,17 @@ def apply_overrides(raw: dict[str, Any], places: Places, overrides: Sequence[str
 def load(kind: type[S], raw: Mapping[str, Any], places: Places, source: str) -> S:
     """The settings object, or one SettingsError that lists every fault with its place and, for names, the nearest one."""
     try:
-        return kind.model_validate_json(json.dumps(raw, default=str), strict=True)
+        text = json.dumps(raw, default=str)
+    except TypeError as error:
+        raise SettingsError(source, [f"a name is no text ({error})"]) from None
+    try:
+        return kind.model_validate_json(text, strict=True)
     except ValidationError as error:
-        raise SettingsError(source, [_fault(kind, dict(found), places) for found in error.errors()]) from None
+        found = error.errors()
+        # A list with a bad item counts as too short as well, since the item is not in it: that is no fault of its own.
+        deep = {fault["loc"][:n] for fault in found for n in range(len(fault["loc"]))}
+        own = [fault for fault in found if fault["type"] != "too_short" or fault["loc"] not in deep]
+        raise SettingsError(source, [_fault(kind, dict(fault), places) for fault in own]) from None
 
 
 def _fault(kind: type[Settings], found: dict[str, Any], places: Places) -> str:
@@ -142,9 +165,12 @@ def _follow(kind: Any, loc: tuple[str | int, ...]) -> tuple[tuple[str | int, ...
     for step in loc:
         classes = [c for c in candidates if isinstance(c, type) and issubclass(c, Settings)]
         tagged = [c for c in classes if step in _tags(c)]
-        if tagged and not any(step in c.model_fields for c in classes):
+        # Only a union has tags: a misspelt name may well be spelt like a value ("choice" for "choices").
+        if len(classes) > 1 and tagged and not any(step in c.model_fields for c in classes):
             candidates = tagged
             continue
+        if isinstance(step, str) and not classes and not any(typing.get_origin(c) in (dict, Mapping) for c in candidates):
+            continue  # the tag of a union of plain values
         names = sorted({name for c in classes for name in c.model_fields})
         keys.append(step)
         if isinstance(step, int) or not classes:

@@ -35,6 +35,15 @@ class ProofError(WhetError):
     """A proof before or after training failed; nothing was trained, or what was trained is not trusted."""
 
 
+class InterruptedRunError(WhetError):
+    """The user stopped a run (Ctrl-C)."""
+
+    exit_code = 130
+
+    def __init__(self, kept: str) -> None:
+        super().__init__("", f"stopped; {kept}")
+
+
 class MissingExtraError(WhetError):
     """An optional dependency is needed and not installed."""
 

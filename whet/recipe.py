@@ -50,5 +50,6 @@ def _load(raw: dict[str, Any], places: Places, overrides: list[str], source: str
         root = data.get("root")
         # On the command line a path starts where the user stands; in the file, where the file stands.
         is_typed = any(override.startswith("data.root=") for override in overrides)
-        data["root"] = str(Path(str(root)) if is_typed else folder / str(root or "."))
+        if root is None or isinstance(root, str):  # anything else is refused with the other faults
+            data["root"] = str(Path(root) if is_typed and root else folder / (root or "."))
     return load(Recipe, raw, places, source)

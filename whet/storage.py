@@ -25,7 +25,10 @@ def hash_text(text: str) -> str:
 def hash_file(path: Path) -> str:
     """SHA-256 of a file's bytes, hexadecimal, read in pieces."""
     with open_to_read(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        total = hashlib.sha256()
+        while piece := file.read(1 << 20):
+            total.update(piece)
+        return total.hexdigest()
 
 
 def hash_folder(folder: Path) -> str:
@@ -39,9 +42,9 @@ def hash_folder(folder: Path) -> str:
 @contextlib.contextmanager
 def written(path: Path) -> Iterator[Any]:
     """A text file that appears under its name only when it is whole: staged beside it, fsynced, renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     staged = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with staged.open("w", encoding="utf-8", newline="\n") as file:
             yield file
             file.flush()
@@ -50,7 +53,8 @@ def written(path: Path) -> Iterator[Any]:
     except OSError as error:
         raise InputError(str(path), f"can't be written ({error.strerror})", "Free some space or choose another place") from None
     finally:
-        staged.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            staged.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -100,8 +104,8 @@ def staged_folder(folder: Path) -> Iterator[Path]:
     """A folder that takes its name only when it is whole; the one that stood there before is replaced."""
     staged = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     shutil.rmtree(staged, ignore_errors=True)
-    staged.mkdir(parents=True)
     try:
+        staged.mkdir(parents=True)
         yield staged
         for path in staged.rglob("*"):
             if path.is_file():

@@ -44,8 +44,8 @@ def main() -> None:
     except WhetError as error:
         print(f"whet: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt as stopped:
-        print(f"whet: stopped{f'; {stopped}' if str(stopped) else '; finished steps are kept'}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("whet: stopped; finished steps are kept", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         # The reader of our output (head, less) has gone: nothing is wrong.

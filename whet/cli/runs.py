@@ -1,6 +1,8 @@
 """The verbs that run a recipe: demo, run, train, evaluate."""
 
+import contextlib
 import importlib.resources
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -63,8 +65,9 @@ def evaluate(
         return
     if overrides:
         raise InputError("command line", "settings can be changed for a recipe, not for a run folder", "Name the recipe instead")
-    watch = _watch()
-    _say(evaluate_folder(what, watch), what)
+    with _interruptible(what) as watch:
+        report = evaluate_folder(what, watch)
+    _say(report, what)
 
 
 def _read(path: Path, overrides: list[str] | None) -> Any:
@@ -78,26 +81,32 @@ def _run(recipe: Any, folder: Path) -> None:
     _say(report, folder)
 
 
-def _watch() -> Any:
+@contextlib.contextmanager
+def _interruptible(folder: Path) -> Iterator[Any]:
+    """A watch; Ctrl-C becomes an error of ours, since typer would end on it without a word."""
     from whet.cli.watch import TerminalWatch
+    from whet.errors import InterruptedRunError
+    from whet.pipeline.train_step import StoppedError
 
-    return TerminalWatch()
+    watch = TerminalWatch()
+    try:
+        yield watch
+    except StoppedError:
+        raise InterruptedRunError(
+            f"the best adapter so far is in {folder / 'train' / 'adapter'}; "
+            f"`whet evaluate {folder}` evaluates it, running again trains anew"
+        ) from None
+    except KeyboardInterrupt:
+        raise InterruptedRunError("finished steps are kept") from None
+    finally:
+        watch.close()
 
 
 def _steps(recipe: Any, folder: Path, last: Any) -> Any:
     from whet.pipeline.run import run as run_steps
-    from whet.pipeline.train_step import StoppedError
 
-    watch = _watch()
-    try:
+    with _interruptible(folder) as watch:
         return run_steps(recipe, folder, watch, last)
-    except StoppedError:
-        raise KeyboardInterrupt(
-            f"the best adapter so far is in {folder / 'train' / 'adapter'}; "
-            f"`whet evaluate {folder}` evaluates it, running again trains anew"
-        ) from None
-    finally:
-        watch.close()
 
 
 def _say(report: Any, folder: Path) -> None:

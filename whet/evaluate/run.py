@@ -31,7 +31,7 @@ class EvaluateSettings(Settings):
     """Confidence of the intervals."""
     resamples: int = Field(default=9999, ge=99)
     """Resamples of bootstrap and permutation tests."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     """Seed of the resamples."""
     max_error_rate: float = Field(default=0.05, ge=0, lt=1)
     """Largest share of requests that may fail; above it there is no score."""

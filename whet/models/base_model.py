@@ -75,7 +75,8 @@ def _fingerprint(folder: Path, weights: list[Path]) -> str:
             parts[name] = hash_file(path)
     for path in weights:
         size = path.stat().st_size
-        parts[path.name] = hash_file(path) if size <= 64_000_000 else f"{size}:{_header_hash(path)}"
+        header = _header_hash(path)
+        parts[path.name] = hash_file(path) if size <= 64_000_000 else f"{size}:{header}"
     return hash_text(canonical(parts))
 
 
@@ -88,6 +89,6 @@ def _header_hash(path: Path) -> str:
         header = file.read(length)
     try:
         json.loads(header)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InputError(str(path), "is no safetensors file (its header is not JSON)") from None
     return hash_text(header.decode("utf-8", "replace"))

@@ -13,7 +13,7 @@ def answers_folder(path: Path) -> Path:
     """The folder of answers that a path means: itself, or a run's specialist (its base where it has none)."""
     for folder in (path, path / "evaluate" / "specialist", path / "evaluate" / "base"):
         if (folder / "answers.jsonl").is_file():
-            return folder
+            return folder.resolve()
     raise InputError(str(path), "holds no answers", "Give a run folder, or RUN/evaluate/NAME")
 
 

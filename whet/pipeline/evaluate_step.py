@@ -48,7 +48,8 @@ def run(bench: Bench) -> tuple[list[Example], list[System]]:
         train_hash = hash_file(bench.folder.data / "train.jsonl")
         for name in settings.baselines:
             wanted.append((name, "baseline", bench.key(split_key, bench.recipe.task, train_hash), _fitted(bench, name, examples)))
-    if bench.folder.adapter.is_dir():
+    # With `train: null` an adapter that lies there is another recipe's.
+    if bench.recipe.train is not None and bench.folder.adapter.is_dir():
         adapter = open_adapter(bench.folder.adapter, bench.base)
         key = bench.key(split_key, bench.recipe.task, bench.base.fingerprint, adapter.fingerprint)
         wanted.append(("specialist", "specialist", key, asked(bench.folder.adapter)))

@@ -156,7 +156,7 @@ def _provenance(bench: Bench, manifest: Manifest, trained: dict[str, Any] | None
     for source in manifest.sources:
         rows += [(f"source {name}", digest) for name, digest in list(source["files"].items())[:12]]
     rows += [("base", f"{bench.recipe.base} {bench.base.fingerprint}")]
-    if bench.folder.adapter.is_dir():
+    if bench.recipe.train is not None and bench.folder.adapter.is_dir():
         rows.append(("adapter", open_adapter(bench.folder.adapter, bench.base).fingerprint))
     if trained:
         result = trained["result"]

@@ -1,5 +1,6 @@
 """The train step: proves its input, trains the adapter, proves that it learnt and was saved."""
 
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -39,6 +40,9 @@ def run(bench: Bench, settings: TrainSettings) -> dict[str, Any]:
         return found
     watch.begin("train", False)
     folder.unmark("train")
+    # What an earlier run left must not pass for this one's, should this one break off.
+    result_path.unlink(missing_ok=True)
+    shutil.rmtree(folder.adapter, ignore_errors=True)
     examples, held_out = list(folder.examples("train")), list(folder.examples("valid"))
     rows, valid_rows = encode(examples, bench.task, bench.chat), encode(held_out, bench.task, bench.chat)
     require_rows(rows, "train")

@@ -195,7 +195,9 @@ class Extraction:
 
     def _counts(self, gold: Sequence[Record], said: Sequence[Record]) -> dict[str, Counts]:
         """Strict counts: whole records, and each field's values, both as multisets of texts."""
-        measures = {"record": ([_texts(r, self.fields) for r in gold], [_texts(r, self.fields) for r in said])}
+        measures: dict[str, tuple[list[Any], list[Any]]] = {
+            "record": ([_texts(r, self.fields) for r in gold], [_texts(r, self.fields) for r in said])
+        }
         for field in self.fields:
             measures[field.name] = (
                 [value.text for r in gold if (value := r.get(field.name))],

@@ -45,7 +45,7 @@ class TrainSettings(Settings):
     """Validations without improvement after which training stops; null never stops early."""
     min_improvement: float = Field(default=1e-3, ge=0)
     """By how much, in nats a learnt token, the validation loss must fall to count as improvement for the patience."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of the adapter's start and of the order of examples."""
     lora: LoraSettings = LoraSettings()
     """The adapter."""
@@ -158,7 +158,9 @@ class Training:
                     seconds,
                     seconds / step * (self.num_steps - step),
                 )
-                log.write(json.dumps(asdict(progress)) + "\n")
+                # JSON has no infinity, which is the best loss before the first validation.
+                row = {name: value if value is None or math.isfinite(value) else None for name, value in asdict(progress).items()}
+                log.write(json.dumps(row) + "\n")
                 log.flush()
                 watch(progress)
                 if self.settings.patience and self.without_improvement >= self.settings.patience:
@@ -170,7 +172,7 @@ class Training:
                         self._validate(step)
                     break
         self.backend.restore(self.best_state)
-        if ended == "diverged" and self.best_step == 0:
+        if self.best_step == 0:
             raise WhetError("train", f"the loss was no number at step {step}; no adapter was kept", "Lower train.learning_rate")
         return TrainResult(
             ended,
@@ -196,8 +198,10 @@ class Training:
         self.num_computed += sum(pack.num_tokens for pack in packs)
         self.num_learnt += result.num_learnt
         loss = result.loss_sum / result.num_learnt
+        if not math.isfinite(loss) or not math.isfinite(result.gradient_norm):
+            return math.nan
         self.train_curve.append((step + 1, loss))
-        return loss if math.isfinite(result.gradient_norm) else math.nan
+        return loss
 
     def _validate(self, step: int) -> float:
         loss = valid_loss(self.backend, self.valid_packs)

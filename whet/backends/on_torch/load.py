@@ -19,6 +19,7 @@ from whet.models.base_model import BaseModel
 def load_model(base: BaseModel, dtype: torch.dtype, device: torch.device) -> Any:
     """The causal language model of a folder, frozen, in evaluation mode."""
     import transformers
+    from safetensors import SafetensorError
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -30,7 +31,7 @@ def load_model(base: BaseModel, dtype: torch.dtype, device: torch.device) -> Any
             trust_remote_code=False,
             use_safetensors=True,
         )
-    except (ValueError, OSError, KeyError, RuntimeError) as error:
+    except (SafetensorError, ValueError, OSError, KeyError, RuntimeError) as error:
         raise InputError(
             str(base.folder),
             f"transformers can't load it ({str(error).splitlines()[0][:200]})",
