@@ -8,11 +8,16 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from whet.models.base_model import EMBEDDED_PATH, BaseModel, open_base
 from whet.records import Example, Span, Value
 from whet.tasks.extraction import Extraction, ExtractionSettings, FieldSettings
 from whet.text.chat import Chat
+
+# No test is about time: a slow or busy machine must not fail one.
+settings.register_profile("whet", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("whet")
 
 SHARED_DATA = Path(__file__).resolve().parents[1] / "../shared/data"
 

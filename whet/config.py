@@ -30,12 +30,11 @@ S = TypeVar("S", bound=Settings)
 class _Loader(yaml.SafeLoader):
     """Safe YAML with the numbers that people write: 1e-3 is one (YAML 1.1 takes it for text), and a date stays text."""
 
-    yaml_implicit_resolvers: typing.ClassVar[dict[str, list[tuple[str, Any]]]] = {
-        first: [(tag, pattern) for tag, pattern in found if not tag.endswith(":timestamp")]
-        for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
 
-
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in found if not tag.endswith(":timestamp")]
+    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"), list("-+.0123456789")
 )
@@ -148,6 +147,8 @@ def _fault(kind: type[Settings], found: dict[str, Any], places: Places) -> str:
     if found["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(keys[-1]), names, n=1, cutoff=0.5)
         what = f"unknown setting {dotted}" + (f"; did you mean {near[0]}?" if near else f"; known here: {', '.join(names)}")
+    elif found["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        what = _tag_fault(dotted, found)
     elif found["type"] == "missing":
         what = f"{dotted} is missing"
     else:
@@ -155,6 +156,17 @@ def _fault(kind: type[Settings], found: dict[str, Any], places: Places) -> str:
         seen = "" if isinstance(found["input"], dict | list) else f" (it is {found['input']!r})"
         what = f"{dotted}: {message}{seen}" if dotted else message
     return f"{place}: {what}" if place else what
+
+
+def _tag_fault(dotted: str, found: Mapping[str, Any]) -> str:
+    """A section whose kind (its `reader`, say) is unknown or not said."""
+    name = found["ctx"]["discriminator"].strip("'")
+    if found["type"] == "union_tag_not_found":
+        return f"{dotted}.{name} is missing; it says what kind of section this is"
+    known = [tag.strip("'") for tag in found["ctx"]["expected_tags"].split(", ")]
+    near = difflib.get_close_matches(found["ctx"]["tag"], known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
+    return f"{dotted}.{name}: unknown {name} {found['ctx']['tag']}; {hint}"
 
 
 def _follow(kind: Any, loc: tuple[str | int, ...]) -> tuple[tuple[str | int, ...], list[str]]:

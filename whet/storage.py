@@ -1,6 +1,7 @@
 """Files: JSONL in and out, atomic writes, content hashes, marks of finished steps."""
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -45,6 +46,7 @@ def written(path: Path) -> Iterator[Any]:
     staged = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path)
         with staged.open("w", encoding="utf-8", newline="\n") as file:
             yield file
             file.flush()
@@ -55,6 +57,50 @@ def written(path: Path) -> Iterator[Any]:
     finally:
         with contextlib.suppress(OSError):
             staged.unlink()
+
+
+def _sweep(path: Path) -> None:
+    """Clear away what killed processes left beside `path`; a folder that one had just put aside gets its name back."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        pid, _, kind = left.name.removeprefix(f".{path.name}.").partition(".")
+        if not pid.isdigit() or kind not in ("part", "old") or _is_running(int(pid)):
+            continue
+        if kind == "old" and not path.exists():
+            left.replace(path)
+        elif left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Within, this process alone works in a folder; InputError if another one does. A killed process holds no lock."""
+    import fcntl
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("w")
+    except OSError as error:
+        raise InputError(str(folder), f"can't be written ({error.strerror})", "Choose another place with --out") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(str(folder), "another whet is at work in it", "Wait until it ends, or give --out") from None
+        except OSError:
+            pass  # a file system without locks: nothing is worse than before
+        yield
 
 
 def write_text(path: Path, text: str) -> None:
@@ -106,6 +152,7 @@ def staged_folder(folder: Path) -> Iterator[Path]:
     shutil.rmtree(staged, ignore_errors=True)
     try:
         staged.mkdir(parents=True)
+        _sweep(folder)
         yield staged
         for path in staged.rglob("*"):
             if path.is_file():

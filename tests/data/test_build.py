@@ -123,7 +123,7 @@ def test_nothing_is_lost(tmp_path):
     good = rows_of(20)
     text = good[0]["messages"][0]["content"]
     bad = [
-        '{"messages": [', {"text": "甲", "completion": "乙"}, chat("不是記錄", reply="沒有"), chat("甲乙丙", "丁"),
+        '{"messages": [', {"unknown": "甲"}, chat("不是記錄", reply="沒有"), chat("甲乙丙", "丁"),
         chat("  "), chat(text[:8] * 20, text[:2]), chat(f"「{text}」", text[3:6]),
         chat(text, text[:2]), chat(text + "終", text[:2]), *[chat(each) for each in texts(4, seed=9)],
     ]  # fmt: skip

@@ -42,7 +42,16 @@ def test_every_layout_gives_the_same_texts(tmp_path_factory, wanted, layout):
 def test_rows_of_a_list_know_their_lines(tmp_path):
     path = tmp_path / "a.json"
     path.write_text('\n[\n  {"text": "a"}, {"text": "b"},\n\n  {\n "text": "c"}\n]\n')
-    assert texts(path) == [("3", "a"), ("3", "b"), ("5", "c")]
+    assert texts(path) == [("3", "a"), ("3 row 2", "b"), ("5", "c")]
+
+
+def test_rows_that_share_a_line_know_their_numbers(tmp_path):
+    path = tmp_path / "a.json"
+    rows = [{"text": str(number)} for number in range(1, 40)]
+    path.write_text(json.dumps(rows))
+    assert texts(path) == [(f"1 row {number}", str(number)) for number in range(1, 40)]
+    path.write_text(json.dumps({"version": "1", "data": rows}))
+    assert texts(path) == [(f"1 row {number}", str(number)) for number in range(1, 40)]
 
 
 def test_rows_inside_an_object_know_their_lines(tmp_path):

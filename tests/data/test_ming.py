@@ -86,13 +86,16 @@ def test_texts_come_once_and_rows_without_texts_are_counted(tmp_path):
     assert list(first.records[0]) == ["who", "post"]
 
 
-def test_the_same_text_with_other_tags_is_rejected(tmp_path):
-    write(tmp_path / "a.csv", [str([("1", "甲", "<P>蹇義</P>卒")]), str([("1", "甲", "<P>蹇</P>義卒")])])
-    good, bad = read_all(tmp_path / "a.csv")
-    assert pairs(good) == [("蹇義", None)]
-    assert isinstance(bad, Reject)
-    assert bad.place == "a.csv:3"
-    assert "other tags" in bad.seen
+def test_the_same_text_with_other_tags_is_counted_and_left_to_cleaning(tmp_path):
+    tagged = ["<P>蹇義</P>卒", "<P>蹇</P>義卒", "<P>蹇義</P>卒", "<P>蹇</P>義卒"]
+    write(tmp_path / "a.csv", [str([("1", "甲", text)]) for text in tagged])
+    tally = Tally()
+    one, other = read_all(tmp_path / "a.csv", tally)
+    assert (one.source, pairs(one)) == ("a.csv:2", [("蹇義", None)])
+    assert (other.source, pairs(other)) == ("a.csv:3", [("蹇", None)])
+    assert (one.text, one.group) == (other.text, other.group)
+    assert tally["texts of an earlier row with other tags"] == 1
+    assert tally["texts that stood in an earlier row"] == 2
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What a device does for whet: ids in, ids out. Micro-batches, adapter settings, and the Backend protocol."""
+"""What a device does for whet: ids in, ids out; micro-batches, adapter settings, and the Backend protocol."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -51,3 +51,8 @@ def main() -> None:
         # The reader of our output (head, less) has gone: nothing is wrong.
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:
+        # Disks fill up and folders lose their rights anywhere; where it can be foreseen, the message says more.
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"whet: {place}{error.strerror or error}. Free some space, or choose another place", file=sys.stderr)
+        sys.exit(2)

@@ -79,6 +79,11 @@ class Manifest:
     leaks: dict[str, Any]
     statistics: dict[str, dict[str, int | None]]
 
+    @property
+    def left_out(self) -> dict[str, int]:
+        """How many rows are in no split, by the stage that left them out."""
+        return {stage: num for stage, num in self.funnel.items() if num and stage not in ("read", "moved_for_leak", *SPLITS)}
+
 
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a data folder."""
@@ -162,7 +167,7 @@ class _Build:
         leaks = self._heal(rows, labels, near, clusters)
         self._write(rows, labels)
         manifest = self._describe(rows, labels, leaks, root)
-        self._refuse_empty_splits(wanted, manifest.funnel)
+        self._refuse_empty_splits(wanted, manifest)
         write_json(self._folder / "manifest.json", asdict(manifest))
         return manifest
 
@@ -338,12 +343,19 @@ class _Build:
             "tokens": int(rows.num_tokens[mask].sum()) if self._intake.counts_tokens else None,
         }
 
-    def _refuse_empty_splits(self, wanted: tuple[int, ...], funnel: dict[str, int]) -> None:
+    def _refuse_empty_splits(self, wanted: tuple[int, ...], manifest: Manifest) -> None:
+        """Refuse a split that shall have examples and has none, and a train split from which nothing can be learnt."""
+        funnel, train = manifest.funnel, manifest.statistics["train"]
         empty = [SPLITS[split] for split in wanted if not funnel[SPLITS[split]]]
-        if not wanted or empty:
+        where = " and ".join(empty) or ("" if wanted else "any split")
+        if not where and train["examples"] and train["examples"] == train["negatives"]:
+            where = "train that have a record"
+        if where:
             steps = ", ".join(f"{stage} {number}" for stage, number in funnel.items() if number)
             raise InputError(
-                str(self._out),
-                f"no examples are left in {' and '.join(empty) or 'any split'} ({steps or 'nothing was read'})",
-                "Add data, change data.split, or loosen data.clean",
-            )
+                self._rejects.first[0].partition(": ")[0] if self._rejects.first else str(self._out),
+                f"no examples are left in {where} ({steps or 'nothing was read'})",
+                "Add data, change data.split, or loosen data.clean; are the names of tags and fields right? "
+                + (listed(self._rejects.first, sum(manifest.left_out.values()), _beside(self._out, "rejects.jsonl"))
+                   if self._rejects.first else ""),
+            )  # fmt: skip

@@ -27,7 +27,7 @@ class ExampleFiles(SourceSettings):
     formats: tuple[FormatName, ...] = ()
     """The formats that may occur; none named means all."""
     mixed: Literal["stop", "allow"] = "stop"
-    """A row of another format than the file's first: stop rejects it, allow reads it as what it is."""
+    """A row of another format than the file's first: stop stops the build, allow reads it as what it is."""
     ignore_keys: tuple[str, ...] = _HARMLESS
     """Keys of rows and turns that may be left out; any other key that no format knows rejects its row."""
     category_key: str = "category"
@@ -66,7 +66,7 @@ def _read_file(source: ExampleFiles, tally: Tally, file: DataFile) -> Iterator[R
             example = _read_row(source, row, name, first)
         except RowFault as fault:
             nearest = fault.nearest or (SHAPES[name].show(name) if name else "")
-            yield Reject(row.place, fault.seen, nearest, fault.remedy, row.raw)
+            yield Reject(row.place, fault.seen, nearest, fault.remedy, row.raw, fault.stops)
             continue
         first = first or name
         if example.choices and not example.category:
@@ -94,7 +94,7 @@ def _read_row(source: ExampleFiles, row: JsonRow, name: FormatName | None, first
     if source.mixed == "stop" and first and name != first:
         raise RowFault(f"{_article(name)} row amid {first} rows",
                        "Put it into a file of its own, or set `mixed: allow`",
-                       SHAPES[first].show(first))  # fmt: skip
+                       SHAPES[first].show(first), stops=True)  # fmt: skip
     return _convert(source, row, name)
 
 

@@ -56,8 +56,12 @@ class RejectsFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = path.open("w", encoding="utf-8", newline="\n")
+        self.first: list[str] = []
+        """The first few, each as `place: what was seen`."""
 
     def add(self, stage: str, **said: Any) -> None:
+        if len(self.first) < SHOWN:
+            self.first.append(f"{said['place']}: {said['seen']}")
         line = json.dumps({"stage": stage} | said, ensure_ascii=False)
         try:
             self._file.write(line + "\n")
@@ -84,7 +88,8 @@ class Intake:
     """Takes the rows of all sources in turn.
 
     `sources` counts by stage; `faults` what was found of each kind, kept rows included; `stopping` the first places of
-    the kinds whose policy is to stop, and `bad` of the rows that could not be used at all.
+    the kinds whose policy is to stop, `bad` of the rows that could not be used at all, and `fatal` of those among them
+    that stop the build however few they are.
     """
 
     def __init__(
@@ -106,6 +111,7 @@ class Intake:
         self.faults: Counter[str] = Counter()
         self.stopping: dict[str, list[str]] = {}
         self.bad: list[tuple[str, str, str]] = []
+        self.fatal: list[tuple[str, str, str]] = []
         self.num_read = 0
 
     def begin_source(self, name: str, split: str | None, as_published: bool) -> SourceCounts:
@@ -122,6 +128,8 @@ class Intake:
         if isinstance(row, Reject):
             remedy = row.remedy or (f"The nearest known format is {row.nearest}" if row.nearest else "")
             self._refuse("rejected", place, row.seen, remedy, **_without_place(row.to_json()))
+            if row.stops and len(self.fatal) < SHOWN:
+                self.fatal.append((place, row.seen, remedy))
             return
         adopted = self._task.adopt(row)
         if not isinstance(adopted, Example):
@@ -185,12 +193,16 @@ class Intake:
     def check(self, max_bad_share: float, rejects_path: Path) -> None:
         """Raise InputError if too many rows are bad, or if a fault was found whose policy is to stop."""
         num_bad = self.total("rejected") + self.total("not_adopted")
-        if num_bad > max_bad_share * self.num_read:
-            rows = [f"{place}: {seen}" + (f" ({remedy})" if remedy else "") for place, seen, remedy in self.bad]
+        is_too_many = num_bad > max_bad_share * self.num_read
+        if is_too_many or self.fatal:
+            first = [*self.fatal, *(bad for bad in self.bad if bad not in self.fatal)][:SHOWN]
+            rows = [f"{place}: {seen}" + (f" ({remedy})" if remedy else "") for place, seen, remedy in first]
+            why = f"data.max_bad_share={max_bad_share:g} allows less" if is_too_many else "one like the first is enough to stop"
+            way = "" if self.fatal else ", or raise data.max_bad_share to go on without them"
             raise InputError(
-                self.bad[0][0],
-                f"{num_bad} of {self.num_read} rows can't be used; data.max_bad_share={max_bad_share:g} allows less",
-                "Mend them, or raise data.max_bad_share to go on without them. " + listed(rows, num_bad, rejects_path),
+                first[0][0],
+                f"{num_bad} of {self.num_read} rows can't be used; {why}",
+                f"Mend them{way}. " + listed(rows, num_bad, rejects_path),
             )
         stop_at(self.stopping, {kind: self.total(kind) for kind in self.stopping}, rejects_path)
 

@@ -174,11 +174,18 @@ class _Walk:
             raise self.fault(at, str(error)) from None
 
     def list_at(self, at: int, limit: int) -> Generator[JsonRow | Reject, None, int]:
-        """The values of the list that starts at `at`; returns where it ends."""
-        text, at = self.text, _skip(self.text, at + 1)
+        """The values of the list that starts at `at`; returns where it ends.
+
+        A row that starts on the line of the one before it, or of the list's start, gets its number (from 1) into its place.
+        """
+        text, before, number = self.text, self.line(at), 0
+        at = _skip(text, at + 1)
         while text[at : at + 1] != "]":
+            number += 1
+            line = self.line(at)
             value, end = self.value_at(at)
-            place, raw = f"{self.file.name}:{self.line(at)}", text[at:end]
+            place, raw = f"{self.file.name}:{line}" + (f" row {number}" if line == before else ""), text[at:end]
+            before = self.line(end)
             yield too_long(place, len(raw), limit, raw) if len(raw) > limit else self.parser.row(place, value, raw)
             at = _skip(text, end)
             if text[at : at + 1] == ",":

@@ -58,18 +58,24 @@ class MingCsv(SourceSettings):
 
 @dataclass(slots=True)
 class _Reading:
-    """One source as it is read: its tags, what is counted, and what is known of each text by its hash."""
+    """One source as it is read: its tags, what is counted, and the texts that it has given, by their hashes."""
 
     source: MingCsv
     tally: Tally
-    golds: dict[bytes, str]
+    texts: set[bytes]
+    examples: set[bytes]
+    """The same with their tags."""
     fields: dict[str, TagSettings]
 
 
 def read_ming(source: MingCsv, files: Sequence[DataFile], tally: Tally) -> Iterator[Row]:
-    """Each text once, in the order of its first row; a text that comes back with other tags is a Reject."""
+    """Each text with its tags once, in the order of its first row.
+
+    A text that comes back with other tags is counted and given too: which reading is right, or whether the build stops,
+    is for `data.clean.conflicting` to say, and it is listed with the rejects.
+    """
     fields = {source.fields.name: TagSettings(tag="P"), source.fields.rank: TagSettings(tag="O")}
-    return read_each(files, tally, partial(_read_file, _Reading(source, tally, {}, fields)))
+    return read_each(files, tally, partial(_read_file, _Reading(source, tally, set(), set(), fields)))
 
 
 def _read_file(reading: _Reading, file: DataFile) -> Iterator[Row]:
@@ -116,13 +122,14 @@ def _read_cell(reading: _Reading, place: str, cell: str) -> Iterator[Row]:
             continue
         row = _read_entry(reading, place, entry)
         if isinstance(row, Example):
-            known = reading.golds.setdefault(_fingerprint(row.text), row.id)
-            if known is not row.id:
-                if known == row.id:
-                    reading.tally["texts that stood in an earlier row"] += 1
-                    continue
-                row = Reject(place, f"entry {index} has the text of an earlier row with other tags", "",
-                             "Decide which tags are right and correct the other row", entry[2])  # fmt: skip
+            text, example = _fingerprint(row.text), _fingerprint(row.id)
+            if example in reading.examples:
+                reading.tally["texts that stood in an earlier row"] += 1
+                continue
+            if text in reading.texts:
+                reading.tally["texts of an earlier row with other tags"] += 1
+            reading.texts.add(text)
+            reading.examples.add(example)
         yield row
 
 

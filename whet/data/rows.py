@@ -70,13 +70,15 @@ class Reject:
     remedy: str
     raw: str
     """The row's first 500 characters."""
+    stops: bool = False
+    """Whether one such row stops the build, however few they are: it speaks of a whole file that is not what it seems."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "raw", _printable(self.raw[:RAW_CHARACTERS]))
         object.__setattr__(self, "seen", _printable(self.seen))
 
     def to_json(self) -> dict[str, str]:
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "stops"}
 
 
 Row = Example | Reject
@@ -106,15 +108,19 @@ def find_files(source: SourceSettings, root: Path, suffixes: Sequence[str], tall
         found = [p for p in inside if p.suffix.lower() in suffixes]
         if len(found) < len(inside):
             tally["files of another kind left out"] += len(inside) - len(found)
-        remedy = f"This reader takes {', '.join(suffixes)}; name a file or a glob"
+        remedy = f"It is a folder without a file that this reader takes ({', '.join(suffixes)}); name a file or a glob"
     elif path.exists() or not glob.has_magic(str(source.path)):
+        if not path.exists():
+            raise InputError(
+                str(path), "no such file", f"Check `path` of this source; relative ones are taken from {root.resolve()}"
+            )
         found, remedy = [path], ""
     else:
         base = Path(source.path.anchor) if source.path.is_absolute() else root
         found = sorted(
             p for p in base.glob(str(source.path.relative_to(source.path.anchor))) if p.is_file() and not p.name.startswith(".")
         )
-        remedy = f"Nothing matches; relative paths are taken from {root}"
+        remedy = f"Nothing matches; relative paths are taken from {root.resolve()}"
     if not found:
         raise InputError(str(path), "no file to read", remedy)
     return tuple(DataFile(p, _shown(p, root)) for p in found)
@@ -162,7 +168,7 @@ def read_lines(file: DataFile, source: SourceSettings) -> Iterator[tuple[int, st
 def too_long(place: str, size: int, limit: int, raw: str) -> Reject:
     return Reject(
         place, f"a line of {size:,} bytes; the limit is {limit:,}", "",
-        "Split the row, or raise max_line_bytes if it is meant to be that long", raw,
+        "Split the row, or raise max_line_bytes if it is meant to be that long", raw, stops=True,
     )  # fmt: skip
 
 
@@ -172,6 +178,11 @@ def decode(raw: bytes, file: DataFile, encoding: str, line: int, offset: int) ->
         return raw.decode(encoding)
     except UnicodeDecodeError as error:
         at = error.start
+        if encoding.lower().replace("_", "-") in ("utf-8", "utf8") and (damage := _damage(raw, at)):
+            raise InputError(
+                f"{file.name}:{line + raw.count(NEWLINE, 0, at)}", f"byte {offset + at} (0x{raw[at]:02x}) is not utf-8; {damage}",
+                "Write that line again from the original, or take it out",
+            ) from None  # fmt: skip
         likely = _guess_encoding(raw[max(0, at - 1) : at + _GUESS_BYTES], raw[:2] if offset == 0 else b"")
         setting = "" if likely == "utf-16" else f"Set `encoding: {likely}` on this source, or "
         raise InputError(
@@ -179,6 +190,17 @@ def decode(raw: bytes, file: DataFile, encoding: str, line: int, offset: int) ->
             f"byte {offset + at} (0x{raw[at]:02x}) is not {encoding}; the file is likely {likely}",
             f"{setting}convert the file to UTF-8" if setting else "Convert the file to UTF-8",
         ) from None
+
+
+def _damage(raw: bytes, at: int) -> str:
+    """What happened to bytes that are UTF-8 but for a few; empty if they are likely of another encoding."""
+    if raw[at] == 0xED and 0xA0 <= (raw[at + 1] if at + 1 < len(raw) else 0) <= 0xBF:
+        return "it begins half of a surrogate pair: a character was cut in two where this row was written"
+    around = raw[max(0, at - _GUESS_BYTES) : at + _GUESS_BYTES].decode("utf-8", "replace")
+    num_bad = around.count("\ufffd")
+    if sum(char > "\x7f" for char in around) - num_bad >= 8 * num_bad:
+        return "all around it is: a character is damaged there"
+    return ""
 
 
 def _guess_encoding(raw: bytes, head: bytes) -> str:

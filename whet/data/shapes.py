@@ -14,8 +14,8 @@ FormatName = Literal[
 class RowFault(Exception):
     """What is wrong with a row, and what to do; it becomes a Reject."""
 
-    def __init__(self, seen: str, remedy: str, nearest: str = "") -> None:
-        self.seen, self.remedy, self.nearest = seen, remedy, nearest
+    def __init__(self, seen: str, remedy: str, nearest: str = "", stops: bool = False) -> None:
+        self.seen, self.remedy, self.nearest, self.stops = seen, remedy, nearest, stops
         super().__init__(seen)
 
 
@@ -62,7 +62,7 @@ def refuse(row: Mapping[str, Any], name: FormatName | None, known_keys: Collecti
         raise RowFault(
             "a row with the keys text and completion, which a popular trainer reads as plain text, so that "
             "the completion is never trained",
-            "Rename text to prompt", SHAPES["prompt_completion"].show("prompt_completion"),
+            "Rename text to prompt", SHAPES["prompt_completion"].show("prompt_completion"), stops=True,
         )  # fmt: skip
     if name is None:
         raise _unknown(row)

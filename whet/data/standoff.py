@@ -18,7 +18,10 @@ _SIMPLIFIED = PrepareSettings(unicode="NFKC", script="simplified")
 
 
 class Standoff(SourceSettings):
-    """A list of texts with entities by offsets; the offsets count, whatever `span` says."""
+    """A list of texts with entities by offsets; the offsets count, in whatever script `span` is.
+
+    Where `span` is other words than the text has there, the gold is ungrounded: `data.clean.ungrounded` decides.
+    """
 
     reader: Literal["standoff"]
     """The reader's name."""
@@ -63,7 +66,7 @@ def _read_file(source: Standoff, tally: Tally, seen: set[str], file: DataFile) -
 def _read_row(source: Standoff, tally: Tally, seen: set[str], row: JsonRow) -> Row:
     what = _misshapen(source, row.value)
     if what:
-        return Reject(row.place, what, _SHAPE, "Give each row this shape", row.raw)
+        return Reject(row.place, what, _SHAPE, f"A row is {_SHAPE}; offsets count characters from 0, end exclusive", row.raw)
     text, entities, relations = row.value[source.text_key], row.value["entities"], row.value.get("relations") or []
     if source.relation is None:
         found = _entity_records(source, text, entities)
@@ -118,7 +121,25 @@ def _is_index(value: Any) -> TypeGuard[int]:
 
 
 def _value(text: str, entity: Mapping[str, Any]) -> Value:
-    return Value(text[entity["start"] : entity["end"]], Span(entity["start"], entity["end"]))
+    """What stands at the offsets; where that can't be what was meant, what was said, which is then ungrounded."""
+    said, stands = entity.get("span"), text[entity["start"] : entity["end"]]
+    meant = said if isinstance(said, str) and said and _is_elsewhere(text, said, stands) else stands
+    return Value(meant, Span(entity["start"], entity["end"]))
+
+
+def _is_elsewhere(text: str, said: str, stands: str) -> bool:
+    """Whether a `span` is other words than the text has at its offsets.
+
+    Variants that no conversion knows (餘 and 馀) are the same word: equal length, half of the characters or more equal
+    in place, and the text doesn't hold what was said anywhere else.
+    """
+    if said == stands:
+        return False
+    one, two = prepare(said, _SIMPLIFIED).text, prepare(stands, _SIMPLIFIED).text
+    if one == two:
+        return False
+    num_equal = sum(a == b for a, b in zip(one, two, strict=False))
+    return len(one) != len(two) or 2 * num_equal < len(one) or one in prepare(text, _SIMPLIFIED).text
 
 
 def _entity_records(source: Standoff, text: str, entities: Sequence[Mapping[str, Any]]) -> list[Record]:

@@ -18,6 +18,8 @@ class Adapter:
     folder: Path
     config: dict[str, Any]
     fingerprint: str
+    card: dict[str, Any]
+    """What its training wrote beside it (whet.json); empty if it comes from elsewhere."""
 
 
 def write_card(folder: Path, base: BaseModel, facts: dict[str, Any]) -> None:
@@ -37,6 +39,9 @@ def open_adapter(folder: Path, base: BaseModel) -> Adapter:
     config = read_json(config_path)
     card_path = folder / CARD
     card = read_json(card_path) if card_path.is_file() else {}
+    for path, found in ((config_path, config), (card_path, card)):
+        if not isinstance(found, dict):
+            raise InputError(str(path), "is no adapter's description", "Is the adapter whole? Train it again if not")
     trained_on = card.get("base_fingerprint")
     if trained_on is not None and trained_on != base.fingerprint:
         raise InputError(
@@ -45,4 +50,4 @@ def open_adapter(folder: Path, base: BaseModel) -> Adapter:
             f"{base.folder} ({base.fingerprint[:12]})",
             "Use the base that it was trained on, or train it again",
         )
-    return Adapter(folder, config, hash_folder(folder))
+    return Adapter(folder, config, hash_folder(folder), card)

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from whet.errors import InputError
-from whet.models.adapter import open_adapter
 from whet.pipeline.bench import Bench, Watch
 from whet.pipeline.run import saved_recipe
+from whet.pipeline.train_step import trained_adapter
 from whet.records import Example, Message, Record, value_to_json
 from whet.tasks.base import Unread
 from whet.tasks.choice_qa import ChoiceQa
@@ -62,7 +62,7 @@ def ask_run(folder: Path, text: str, *, is_base: bool = False) -> Asked:
     if not text.strip():
         raise InputError("text", "is empty")
     if not is_base:
-        open_adapter(bench.folder.adapter, bench.base)
+        trained_adapter(bench)
     prepared = prepare(text, bench.recipe.data.prepare)
     example = Example("", prepared.text, "command line", "", messages=(Message("user", prepared.text), Message("assistant", "")))
     engine = bench.engine(None if is_base else bench.folder.adapter)

@@ -1,19 +1,19 @@
 """What the steps of a run share: the recipe, its folder, and the base, opened when first needed."""
 
 import functools
-import importlib.metadata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import whet.errors
 from whet.backends.base import Backend
 from whet.engines.base import Engine
 from whet.errors import InputError
 from whet.models.base_model import BaseModel, open_base
 from whet.recipe import Recipe
 from whet.records import Example, example_from_json
-from whet.storage import canonical, hash_text, read_json, read_jsonl, write_json
+from whet.storage import canonical, hash_file, hash_text, read_json, read_jsonl, write_json
 from whet.tasks.base import Task
 from whet.tasks.table import open_task
 from whet.text.chat import Chat
@@ -84,6 +84,14 @@ class Folder:
         (self.path / "marks" / f"{step}.json").unlink(missing_ok=True)
 
 
+@functools.cache
+def hash_code(room: str) -> str:
+    """A hash of the code in a file or folder of the package."""
+    place = Path(whet.errors.__file__).parent / room
+    files = [place] if place.is_file() else sorted(place.rglob("*.py"))
+    return hash_text(canonical([[file.name, hash_file(file)] for file in files]))
+
+
 class Bench:
     """A recipe at work in a folder. Base, chat and backend are opened when first asked for, and once."""
 
@@ -120,7 +128,7 @@ class Bench:
         self.backend.attach(adapter)
         return LocalEngine("specialist" if adapter else "base", self.backend, self.chat, self.base.max_length)
 
-    def key(self, *parts: Any) -> str:
-        """A hash of what a step reads: other inputs, settings or version of whet give another key."""
+    def key(self, rooms: tuple[str, ...], *parts: Any) -> str:
+        """A hash of what a step reads: other inputs or settings, or other code in these rooms of whet, give another key."""
         plain = [part.model_dump(mode="json") if hasattr(part, "model_dump") else part for part in parts]
-        return hash_text(canonical([importlib.metadata.version("whet"), *plain]))
+        return hash_text(canonical([[hash_code(room) for room in rooms], *plain]))

@@ -7,6 +7,9 @@ from whet.data.sources import files_of
 from whet.pipeline.bench import Bench
 from whet.records import Example
 from whet.storage import hash_file
+from whet.train.encode import encode_example
+
+CODE = ("records.py", "text", "tasks", "data")
 
 
 def source_hashes(bench: Bench) -> dict[str, str]:
@@ -20,7 +23,7 @@ def source_hashes(bench: Bench) -> dict[str, str]:
 def run(bench: Bench) -> Manifest:
     """Build the data, unless the same sources were built with the same settings."""
     limit = bench.token_limit
-    key = bench.key(bench.recipe.data, bench.recipe.task, source_hashes(bench), limit, bench.base.fingerprint)
+    key = bench.key(CODE, bench.recipe.data, bench.recipe.task, source_hashes(bench), limit, bench.base.fingerprint)
     folder = bench.folder
     if folder.is_done("data", key) and (folder.data / "manifest.json").is_file():
         bench.watch.begin("data", True)
@@ -29,7 +32,7 @@ def run(bench: Bench) -> Manifest:
     folder.unmark("data")
 
     def count_tokens(example: Example) -> int:
-        return bench.chat.training_ids(bench.task.ask(example).messages, bench.task.reply(example)).num_tokens
+        return encode_example(example, bench.task, bench.chat).num_tokens
 
     manifest = build(
         bench.recipe.data,
@@ -41,4 +44,10 @@ def run(bench: Bench) -> Manifest:
         Path(),
     )
     folder.mark("data", key, split_hash=manifest.split_hash)
+    left_out = manifest.left_out
+    if left_out:
+        stages = ", ".join(f"{stage.replace('_', ' ')} {num}" for stage, num in left_out.items())
+        bench.watch.say(
+            f"{sum(left_out.values())} rows left out: {stages}; each is in {folder.data / 'rejects.jsonl'} with its place"
+        )
     return manifest

@@ -7,12 +7,14 @@ from typing import Literal
 
 from whet.errors import InputError
 from whet.evaluate.run import Evaluation, ask_engine, evaluate, pick, predict_all, read_scores
-from whet.models.adapter import open_adapter
 from whet.pipeline.bench import Bench
+from whet.pipeline.train_step import trained_adapter
 from whet.records import Completion, Example
 from whet.storage import hash_file, read_json
 from whet.tasks.extraction import Extraction
 
+CODE = ("records.py", "text", "tasks", "models", "backends", "engines", "evaluate/run.py")
+BASELINE_CODE = ("records.py", "tasks", "evaluate")
 Role = Literal["base", "baseline", "specialist"]
 
 
@@ -43,15 +45,16 @@ def run(bench: Bench) -> tuple[list[Example], list[System]]:
     def asked(adapter: Path | None) -> Callable[[], Iterator[Completion]]:
         return lambda: ask_engine(bench.engine(adapter), bench.task, examples)
 
-    wanted.append(("base", "base", bench.key(split_key, bench.recipe.task, bench.base.fingerprint), asked(None)))
+    wanted.append(("base", "base", bench.key(CODE, split_key, bench.recipe.task, bench.base.fingerprint), asked(None)))
     if isinstance(bench.task, Extraction):
         train_hash = hash_file(bench.folder.data / "train.jsonl")
         for name in settings.baselines:
-            wanted.append((name, "baseline", bench.key(split_key, bench.recipe.task, train_hash), _fitted(bench, name, examples)))
+            key = bench.key(BASELINE_CODE, split_key, bench.recipe.task, train_hash)
+            wanted.append((name, "baseline", key, _fitted(bench, name, examples)))
     # With `train: null` an adapter that lies there is another recipe's.
     if bench.recipe.train is not None and bench.folder.adapter.is_dir():
-        adapter = open_adapter(bench.folder.adapter, bench.base)
-        key = bench.key(split_key, bench.recipe.task, bench.base.fingerprint, adapter.fingerprint)
+        adapter = trained_adapter(bench)
+        key = bench.key(CODE, split_key, bench.recipe.task, bench.base.fingerprint, adapter.fingerprint)
         wanted.append(("specialist", "specialist", key, asked(bench.folder.adapter)))
     bench.watch.begin("evaluate", all(bench.folder.is_done(f"evaluate-{name}", key) for name, _, key, _ in wanted))
     return examples, [

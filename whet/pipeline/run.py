@@ -10,14 +10,19 @@ from whet.evaluate.report import Report
 from whet.pipeline import data_step, evaluate_step, report_step, train_step
 from whet.pipeline.bench import Bench, Watch
 from whet.recipe import Recipe
-from whet.storage import read_json, write_json
+from whet.storage import locked, read_json, write_json
 
 Step = Literal["data", "train", "evaluate"]
 
 
 def run(recipe: Recipe, folder: Path, watch: Watch, last: Step = "evaluate") -> Report | None:
     """Run the steps up to `last` in a run folder; with "evaluate" the report is written and given back."""
-    bench = Bench(recipe, folder, watch)
+    with locked(folder):
+        return _run(Bench(recipe, folder, watch), last)
+
+
+def _run(bench: Bench, last: Step) -> Report | None:
+    recipe, folder = bench.recipe, bench.folder.path
     write_json(folder / "recipe.json", recipe.model_dump(mode="json"))
     manifest = data_step.run(bench)
     if last == "data":
@@ -33,7 +38,11 @@ def run(recipe: Recipe, folder: Path, watch: Watch, last: Step = "evaluate") -> 
 
 def evaluate_folder(folder: Path, watch: Watch) -> Report:
     """Evaluate what a run folder holds, an adapter whose training was interrupted included."""
-    bench = Bench(saved_recipe(folder), folder, watch)
+    with locked(folder):
+        return _evaluate(Bench(saved_recipe(folder), folder, watch), folder)
+
+
+def _evaluate(bench: Bench, folder: Path) -> Report:
     if not (folder / "data" / "manifest.json").is_file():
         raise InputError(str(folder), "has no data yet", "Run its recipe first: whet run RECIPE")
     result_path = folder / "train" / "result.json"

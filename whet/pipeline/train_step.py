@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from whet.errors import InputError
+from whet.models.adapter import Adapter, open_adapter
 from whet.pipeline.bench import Bench
 from whet.storage import hash_file, read_json, write_json
 from whet.train.batches import pack_rows
@@ -16,6 +17,7 @@ from whet.train.encode import encode
 from whet.train.loop import Training, TrainSettings, valid_loss
 from whet.train.proofs import Proof, prove_input, prove_moved, prove_reload, require_rows, show_row
 
+CODE = ("records.py", "text", "tasks", "models", "backends", "train")
 SAMPLE = 32  # rows on which packed and padded rows are compared
 
 
@@ -23,16 +25,30 @@ class StoppedError(KeyboardInterrupt):
     """Training was interrupted and ended cleanly; the best adapter so far is kept."""
 
 
-def train_key(bench: Bench, settings: TrainSettings) -> str:
+def train_key(bench: Bench) -> str:
     """What the adapter depends on."""
+    if bench.recipe.train is None:
+        raise InputError("train", "is null in this recipe", "Give it a train section")
     files = [hash_file(bench.folder.data / f"{split}.jsonl") for split in ("train", "valid")]
-    return bench.key(settings, bench.recipe.task, bench.base.fingerprint, files)
+    return bench.key(CODE, bench.recipe.train, bench.recipe.task, bench.base.fingerprint, files)
+
+
+def trained_adapter(bench: Bench) -> Adapter:
+    """The run's adapter; refused when the folder's recipe or data are no longer those that it was trained with."""
+    adapter = open_adapter(bench.folder.adapter, bench.base)
+    if adapter.card.get("train_key") != train_key(bench):
+        raise InputError(
+            str(bench.folder.adapter),
+            "was trained with another recipe, other data or another version of whet than this run folder now holds",
+            "Run the recipe again: whet run RECIPE",
+        )
+    return adapter
 
 
 def run(bench: Bench, settings: TrainSettings) -> dict[str, Any]:
     """Train, unless the same was trained before; gives what train/result.json holds."""
     folder, watch = bench.folder, bench.watch
-    key = train_key(bench, settings)
+    key = train_key(bench)
     result_path = folder.train / "result.json"
     if folder.is_done("train", key) and result_path.is_file() and folder.adapter.is_dir():
         watch.begin("train", True)
@@ -40,9 +56,6 @@ def run(bench: Bench, settings: TrainSettings) -> dict[str, Any]:
         return found
     watch.begin("train", False)
     folder.unmark("train")
-    # What an earlier run left must not pass for this one's, should this one break off.
-    result_path.unlink(missing_ok=True)
-    shutil.rmtree(folder.adapter, ignore_errors=True)
     examples, held_out = list(folder.examples("train")), list(folder.examples("valid"))
     rows, valid_rows = encode(examples, bench.task, bench.chat), encode(held_out, bench.task, bench.chat)
     require_rows(rows, "train")
@@ -62,11 +75,14 @@ def run(bench: Bench, settings: TrainSettings) -> dict[str, Any]:
     shown = show_row(rows[0], bench.chat)
     watch.show(shown)
 
+    # What an earlier run left must not pass for this one's, should this one break off.
+    result_path.unlink(missing_ok=True)
+    shutil.rmtree(folder.adapter, ignore_errors=True)
     bench.backend.attach(settings.lora, settings.seed)
     layout = bench.backend.check_layout(pack_rows(rows[:SAMPLE], settings.tokens_per_batch))
     watch.say(layout)
     start = bench.backend.state()
-    training = Training(bench.backend, bench.base, rows, valid_rows, settings, folder.train)
+    training = Training(bench.backend, bench.base, rows, valid_rows, settings, folder.train, {"train_key": key})
     with stop_on_interrupt() as is_stopped:
         result = training.run(watch.trained, is_stopped)
     proofs.append(prove_moved(start, bench.backend.state()))

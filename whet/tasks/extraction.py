@@ -1,4 +1,4 @@
-"""Extraction: records out of running text. Asks for JSON, reads it, grounds every span in the source, scores strictly."""
+"""Extraction: asks for records out of running text as JSON, reads them, grounds every span in the source, scores strictly."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -87,6 +87,10 @@ class Extraction:
 
     def adopt(self, example: Example) -> Example | Unread:
         if example.records is not None:
+            names = [field.name for field in self.fields]
+            lacking = next((record for record in example.records if not set(names) <= record.keys()), None)
+            if lacking is not None:
+                return Unread(f"its records have the fields {', '.join(lacking)}; the task wants {', '.join(names)}")
             return example
         if not example.messages:
             return Unread("it has neither records nor a reply that could hold them")
@@ -106,7 +110,11 @@ class Extraction:
                 elif field.kind == "choice" and value.text not in field.choices:
                     faults.append(f"choice: {field.name} is {value.text!r}, not one of {', '.join(field.choices)}")
                 elif field.kind == "span" and not is_grounded(value, example.text):
-                    faults.append(f"ungrounded: {field.name} {value.text!r} does not stand in the text as said")
+                    where = "as said"
+                    if value.span:
+                        stands = example.text[value.span.start : value.span.end]
+                        where = f"at {value.span.start} to {value.span.end}, where {stands!r} stands"
+                    faults.append(f"ungrounded: {field.name} {value.text!r} does not stand in the text {where}")
         return tuple(faults)
 
     def ask(self, example: Example) -> Request:

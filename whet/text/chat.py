@@ -42,10 +42,18 @@ class Chat:
         self.template = read_template(folder)
         self._tokens = named_tokens(folder)
         self._compiled = _compile(self.template, str(folder))
+        names = sorted(self.tokenizer.special_tokens(), key=len, reverse=True)
+        self._marks = re.compile("|".join(map(re.escape, names)) or r"(?!)")
         self.end_of_turn, self.end_id, self._lead = self._find_end()
 
     def render(self, messages: Sequence[Message], *, is_prompt: bool) -> str:
         """The text of a conversation; with `is_prompt`, opened for the assistant's turn."""
+        for message in messages:
+            # A mark of the template inside a text would end the user's turn and speak as somebody else.
+            if found := self._marks.search(message.content):
+                raise InputError(
+                    "", f"the text holds {found.group()!r}, a mark of the chat template", "Take it out of the source"
+                )
         try:
             text = self._compiled.render(
                 messages=[asdict(message) for message in messages],
@@ -104,10 +112,12 @@ class Chat:
 
         A system message of a mark shows how the template opens and closes a system turn. Where the messages bring a
         system message, that turn must hold nothing else; where they don't, no such turn may have been opened, and no
-        words may stand before the first turn.
+        words may stand before the first turn. Nor may any stand between the question and the reply.
         """
         first = next(message for message in messages if message.role != "system")
-        before = self.render([Message(first.role, _MARK)], is_prompt=True).partition(_MARK)[0]
+        before, _, after = self.render([Message(first.role, _MARK)], is_prompt=True).partition(_MARK)
+        if words := _words_in(after):
+            return words
         try:
             shown = self.render([Message("system", _MARK), Message("user", _MARK * 2)], is_prompt=True)
         except InputError:

@@ -29,7 +29,7 @@ class TrainSettings(Settings):
     """Most optimiser steps; null leaves it to the epochs."""
     examples_per_step: int = Field(default=16, ge=1)
     """Examples of one optimiser step, however many micro-batches they take."""
-    tokens_per_batch: int = Field(default=2048, ge=64)
+    tokens_per_batch: int = Field(default=1024, ge=64)
     """Most tokens that one micro-batch computes; lower it where memory is short."""
     max_length: int = Field(default=1024, ge=16)
     """Most tokens of a row, prompt and answer together. Longer rows are refused or dropped, never cut."""
@@ -118,8 +118,10 @@ class Training:
         valid_rows: Sequence[Row],
         settings: TrainSettings,
         out: Path,
+        card: dict[str, Any] | None = None,
     ) -> None:
         self.backend, self.base, self.settings, self.out = backend, base, settings, out
+        self.card = card or {}
         self.rows = train_rows
         self.valid_packs = pack_rows(valid_rows, settings.tokens_per_batch)
         per_epoch = steps_per_epoch(len(train_rows), settings.examples_per_step)
@@ -217,7 +219,7 @@ class Training:
         return loss
 
     def _save(self) -> None:
-        facts: dict[str, Any] = {"step": self.best_step, "valid_loss": self.best_loss}
+        facts: dict[str, Any] = {"step": self.best_step, "valid_loss": self.best_loss, **self.card}
         with staged_folder(self.out / "adapter") as folder:
             self.backend.save_adapter(folder)
             write_card(folder, self.base, facts)

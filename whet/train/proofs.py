@@ -41,8 +41,11 @@ def prove_input(
             cut.append(row)
         if not row.answer_ids:
             empty.append(row)
-    text = next((text for _, messages in list(replies.values())[:50] if (text := chat.injected_text(messages))), "")
-    if text:
+    # What a template adds hangs on who speaks first and whether there is a system message: one conversation of each kind.
+    openings = {tuple(message.role for message in messages[:2]): messages for _, messages in replies.values()}
+    told = next(((messages, text) for messages in openings.values() if (text := chat.injected_text(messages))), None)
+    text = told[1] if told else ""
+    if told:
         injected = list(rows[:1])
     num_merged = sum(row.is_merged for row in rows)
     unknown = [row for row in rows if max((*row.prompt_ids, *row.answer_ids)) >= vocabulary]
@@ -69,8 +72,11 @@ def prove_input(
         _proof(
             "the template adds no words of its own",
             injected,
-            f"it writes {text[:80]!r} before the conversation" if text else "rendered without and with a system message",
-            "Set task.system to the system message that you want, so that training and serving send the same",
+            f"it writes {text[:80]!r} into the conversation" if text else "rendered without and with a system message",
+            "Take these words out of the folder's chat_template.jinja"
+            if told and told[0][0].role == "system"
+            else "Set task.system to the system message that you want, so that training and serving send the same, or take "
+            "these words out of the folder's chat_template.jinja",
         ),
         _proof(
             "every token is in the base's vocabulary",

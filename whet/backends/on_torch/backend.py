@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 
 from whet.backends.base import Generated, LoraSettings, OptimizerSettings, Pack, StepResult
 from whet.backends.on_torch.load import adapt, load_adapter, load_model, unpackable_because
@@ -55,7 +56,12 @@ class TorchBackend:
 
     def save_adapter(self, folder: Path) -> None:
         # Asking a hub whether the vocabulary changed is what the default would do.
-        self._adapter().save_pretrained(str(folder), save_embedding_layers=False)
+        try:
+            self._adapter().save_pretrained(str(folder), save_embedding_layers=False)
+        except SafetensorError as error:
+            raise InputError(
+                str(folder.parent), f"the adapter can't be written ({error})", "Free some space or choose another place"
+            ) from None
 
     def check_layout(self, packs: Sequence[Pack]) -> str:
         if self.row_layout == "padded":

@@ -1,0 +1,120 @@
+"""The local engine over a backend in plain Python: what it sends, what it makes of what comes back."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import copy_base
+
+from whet.backends.base import Generated, Pack
+from whet.engines.local import LocalEngine
+from whet.errors import InputError
+from whet.records import Message, Request
+from whet.text.chat import Chat
+
+
+class Echo:
+    """A backend that answers with fixed ids and the user's word, and keeps what it was sent."""
+
+    word = 0
+    """Where the word of a one-word request stands in its prompt."""
+
+    def __init__(self, made: Sequence[int], is_ended: bool = True) -> None:
+        self.made, self.is_ended = tuple(made), is_ended
+        self.calls: list[tuple[list[list[int]], int, list[int]]] = []
+        self.packs: list[Pack] = []
+
+    def generate(self, prompts: Sequence[Sequence[int]], max_tokens: int, end_ids: Sequence[int]) -> list[Generated]:
+        self.calls.append(([list(prompt) for prompt in prompts], max_tokens, list(end_ids)))
+        return [Generated((*self.made, prompt[self.word]), self.is_ended) for prompt in prompts]
+
+    def log_likelihoods(self, pack: Pack) -> list[float]:
+        self.packs.append(pack)
+        return [-float(len(segment.ids)) for segment in pack.segments]
+
+
+def engine(backend: Any, chat: Chat, max_length: int = 512) -> LocalEngine:
+    pairs = zip(*(chat.prompt_ids(request(word).messages) for word in "ab"), strict=True)
+    backend.word = next(at for at, (a, b) in enumerate(pairs) if a != b)
+    return LocalEngine("base", backend, chat, max_length)
+
+
+def request(text: str, max_tokens: int = 8, choices: tuple[str, ...] = ()) -> Request:
+    return Request((Message("user", text),), max_tokens, choices)
+
+
+def test_answers_keep_the_order_of_requests_whatever_their_limits(chat: Chat) -> None:
+    backend = Echo(chat.tokenizer.encode("答"))
+    asked = [request("a", 8), request("b", 4), request("c", 8), request("d", 16)]
+    said = engine(backend, chat).answer(asked)
+    assert [completion.text for completion in said] == ["答a", "答b", "答c", "答d"]
+    assert [(limit, len(prompts)) for prompts, limit, _ in backend.calls] == [(4, 1), (8, 2), (16, 1)]
+    assert backend.calls[1][0] == [chat.prompt_ids(asked[0].messages), chat.prompt_ids(asked[2].messages)]
+    assert all(ends == [chat.end_id] for _, _, ends in backend.calls)
+    assert [completion.num_prompt_tokens for completion in said] == [len(chat.prompt_ids(entry.messages)) for entry in asked]
+
+
+@pytest.mark.parametrize(("is_ended", "finish"), [(True, "stop"), (False, "length")])
+def test_a_reply_without_an_end_was_cut(is_ended: bool, finish: str, chat: Chat) -> None:
+    made = chat.tokenizer.encode("答")
+    (said,) = engine(Echo(made, is_ended), chat).answer([request("a")])
+    assert (said.finish, said.num_tokens) == (finish, len(made) + 1 + is_ended)  # the end counts as a token
+
+
+def test_special_tokens_are_no_part_of_the_text(chat: Chat) -> None:
+    (said,) = engine(Echo([*chat.tokenizer.encode("答"), 0]), chat).answer([request("a")])
+    assert said.text == "答a"
+
+
+def test_a_prompt_without_room_for_its_reply_is_an_error_with_figures(chat: Chat) -> None:
+    num = len(chat.prompt_ids(request("a").messages))
+    backend = Echo([])
+    fits, too_long = engine(backend, chat, num + 8).answer([request("a", 8), request("a", 9)])
+    assert fits.finish == "stop"
+    assert too_long.finish == "error"
+    assert f"{num} tokens" in too_long.error
+    assert str(num + 8) in too_long.error
+    assert len(backend.calls) == 1
+
+
+def test_a_prompt_that_can_not_be_rendered_is_an_error_and_loses_no_other(chat: Chat) -> None:
+    said = engine(Echo(chat.tokenizer.encode("答")), chat).answer([request("a\ud800"), request("b")])
+    assert [completion.finish for completion in said] == ["error", "stop"]
+    assert "surrogate" in said[0].error
+
+
+def test_a_template_that_refuses_the_messages_is_an_error(tmp_path: Path) -> None:
+    folder = copy_base(tmp_path / "m")
+    template = folder / "chat_template.jinja"
+    template.write_text(
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}" + template.read_text()
+    )
+    (said,) = engine(Echo([]), Chat(folder)).answer([Request((Message("system", "s"), Message("user", "a")), 4)])
+    assert said.finish == "error"
+    assert "no system" in said.error
+
+
+def test_nothing_is_asked_where_there_is_nothing_to_ask(chat: Chat) -> None:
+    backend = Echo([])
+    assert engine(backend, chat).answer([]) == []
+    assert backend.calls == []
+
+
+def test_ranking_scores_the_reply_alone(chat: Chat) -> None:
+    backend = Echo([])
+    asked = request("a", choices=("A", "B", "蹇義卒"))
+    ranks = engine(backend, chat).rank(asked)
+    (pack,) = backend.packs
+    assert list(pack.prefix) == chat.prompt_ids(asked.messages)
+    assert [chat.tokenizer.decode_all(segment.ids) for segment in pack.segments] == list(asked.choices)  # no end of turn
+    assert all(segment.num_learnt == len(segment.ids) for segment in pack.segments)
+    assert ranks == [-float(len(segment.ids)) for segment in pack.segments]
+
+
+def test_ranking_a_prompt_without_room_is_refused(chat: Chat) -> None:
+    asked = request("a", choices=("A", "B"))
+    num = len(chat.prompt_ids(asked.messages))
+    assert len(engine(Echo([]), chat, num + 1).rank(asked)) == 2
+    with pytest.raises(InputError, match=f"{num} tokens"):
+        engine(Echo([]), chat, num).rank(asked)

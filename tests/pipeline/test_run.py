@@ -1,0 +1,198 @@
+"""The whole way on the embedded base: a corpus, a specialist, its evidence; and what a second run does again."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from whet.data.annals.write import write
+from whet.errors import InputError
+from whet.evaluate.report import Report
+from whet.pipeline.ask import Silent, ask_run
+from whet.pipeline.compare import compare_folders
+from whet.pipeline.run import evaluate_folder, run, saved_recipe
+from whet.recipe import recipe_from
+from whet.storage import read_json
+
+pytestmark = pytest.mark.end_to_end
+TAGS = {"name": {"tag": "P"}, "office": {"tag": "O"}}
+SPLITS = ("train", "valid", "test")
+
+
+class Log(Silent):
+    """A watch that remembers which steps ran and who was asked."""
+
+    def __init__(self) -> None:
+        self.ran: list[str] = []
+        self.skipped: list[str] = []
+        self.asked: set[str] = set()
+
+    def begin(self, step: str, is_skipped: bool) -> None:
+        (self.skipped if is_skipped else self.ran).append(step)
+
+    def count(self, what: str, done: int, total: int | None) -> None:
+        if total is not None:
+            self.asked.add(what)
+
+
+def recipe(corpus: Path, *overrides: str) -> Any:
+    raw = {
+        "name": "tiny",
+        "task": {
+            "kind": "extraction",
+            "prompt": "取官員。",
+            "max_tokens": 8,
+            "fields": [{"name": "name"}, {"name": "office", "nullable": True}],
+        },
+        "data": {"sources": [{"reader": "inline", "path": f"{split}.txt", "split": split, "tags": TAGS} for split in SPLITS]},
+        "train": {
+            "max_steps": 2,
+            "examples_per_step": 4,
+            "max_length": 256,
+            "validate_every": 2,
+            "learning_rate": 1e-3,
+            "lora": {"rank": 2},
+        },
+        "evaluate": {"max_examples": 3, "baselines": ["dictionary"], "resamples": 99},
+    }
+    return recipe_from(raw, list(overrides), "test", corpus)
+
+
+def step_in(corpus: Path, folder: Path, *overrides: str) -> tuple[Report | None, Log]:
+    log = Log()
+    return run(recipe(corpus, *overrides), folder, log), log
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    write(folder, 14, 4, 6, 0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def first(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Report, Log]]:
+    """A finished run."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    report, log = step_in(corpus, folder)
+    assert report
+    yield folder, report, log
+
+
+@pytest.fixture
+def done(first: tuple[Path, Report, Log], tmp_path: Path) -> Path:
+    """A copy of the finished run, to spoil."""
+    return shutil.copytree(first[0], tmp_path / "copy")
+
+
+def test_a_run_leaves_its_evidence(first: tuple[Path, Report, Log]) -> None:
+    folder, report, log = first
+    assert log.ran == ["data", "train", "evaluate", "report"]
+    assert log.asked == {"base", "dictionary", "specialist"}
+    assert [system.name for system in report.systems] == ["base", "dictionary", "specialist"]
+    assert {comparison.names for comparison in report.comparisons} == {("base", "specialist"), ("dictionary", "specialist")}
+    assert report.proofs
+    assert all(proof.held for proof in report.proofs)
+    assert "weights moved" in {proof.name for proof in report.proofs}
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "<html" in page
+    assert "tiny" in page
+    assert json.loads((folder / "metrics.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
+    assert len((folder / "train" / "metrics.jsonl").read_text().splitlines()) == 2
+    result = read_json(folder / "train" / "result.json")["result"]
+    assert (result["ended"], result["steps"], result["best_step"]) == ("finished", 2, 2)
+    rows = {split: (folder / "data" / f"{split}.jsonl").read_text(encoding="utf-8").count("\n") for split in SPLITS}
+    assert rows == {"train": 14, "valid": 4, "test": 6}
+    assert not [path for path in folder.rglob("*") if path.suffix in (".part", ".old", ".bin", ".pt", ".pkl")]
+    assert saved_recipe(folder).name == "tiny"
+
+
+def test_running_again_does_nothing_again(corpus: Path, done: Path, first: tuple[Path, Report, Log]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (done / "train").rglob("*")}
+    report, log = step_in(corpus, done)
+    assert log.skipped == ["data", "train", "evaluate"]
+    assert (log.ran, log.asked) == (["report"], set())
+    assert {path: path.stat().st_mtime_ns for path in (done / "train").rglob("*")} == before
+    assert report
+    assert [system.score for system in report.systems] == [system.score for system in first[1].systems]
+
+
+def test_another_learning_rate_trains_again_and_asks_only_the_specialist(corpus: Path, done: Path) -> None:
+    _, log = step_in(corpus, done, "train.learning_rate=2e-3")
+    assert log.skipped == ["data"]
+    assert log.ran == ["train", "evaluate", "report"]
+    assert log.asked == {"specialist"}
+
+
+def test_a_step_without_its_mark_is_done_again(corpus: Path, done: Path) -> None:
+    before = (done / "evaluate" / "dictionary" / "answers.jsonl").read_text(encoding="utf-8")
+    (done / "marks" / "evaluate-dictionary.json").unlink()
+    (done / "marks" / "data.json").unlink()
+    _, log = step_in(corpus, done)
+    # The same data come out, so what was made of them still holds.
+    assert (log.ran, log.skipped, log.asked) == (["data", "evaluate", "report"], ["train"], {"dictionary"})
+    assert (done / "evaluate" / "dictionary" / "answers.jsonl").read_text(encoding="utf-8") == before
+
+
+def test_without_training_an_adapter_that_lies_there_is_not_asked(corpus: Path, done: Path) -> None:
+    report, log = step_in(corpus, done, "train=null", "evaluate.baselines=[]")
+    assert report
+    assert [system.name for system in report.systems] == ["base"]
+    assert report.comparisons == ()
+    assert "train" not in log.ran + log.skipped
+
+
+def test_an_adapter_of_an_earlier_run_does_not_pass_for_one_that_was_not_trained(
+    corpus: Path, done: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise InputError("cpu", "out of memory")
+
+    monkeypatch.setattr("whet.train.loop.Training.run", broken)
+    with pytest.raises(InputError, match="out of memory"):
+        step_in(corpus, done, "train.seed=1")
+    report = evaluate_folder(done, Log())
+    assert [system.role for system in report.systems] == ["base", "baseline"]
+
+
+def test_a_finished_folder_is_evaluated_without_its_corpus(done: Path) -> None:
+    log = Log()
+    assert evaluate_folder(done, log).systems
+    assert log.asked == set()
+
+
+def test_the_specialist_answers(done: Path) -> None:
+    found = ask_run(done, "宣德九年，少師蹇義卒。")
+    assert found.text == "宣德九年，少師蹇義卒。"
+    assert bool(found.problem) != bool(found.records or found.reply == "[]")
+    with pytest.raises(InputError, match="is empty"):
+        ask_run(done, " ")
+    shutil.rmtree(done / "train")
+    with pytest.raises(InputError, match="no adapter folder"):
+        ask_run(done, "蹇義卒。")
+
+
+def test_answers_of_two_folders_are_compared(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = compare_folders(done / "evaluate" / "base", done)
+    assert found.names == ("copy/base", "copy/specialist")
+    assert found.num_pairs == 3
+    same = compare_folders(done, done)
+    assert (same.verdict, same.flips.right_to_wrong, same.flips.wrong_to_right) == ("no difference shown", (), ())
+    monkeypatch.chdir(done / "evaluate" / "base")
+    assert compare_folders(Path(), Path("../specialist")).names == found.names
+    with pytest.raises(InputError, match="holds no answers"):
+        compare_folders(done / "data", done)
+
+
+def test_what_is_no_run_folder_is_named(tmp_path: Path) -> None:
+    for fails in (lambda: saved_recipe(tmp_path), lambda: ask_run(tmp_path, "a"), lambda: evaluate_folder(tmp_path, Log())):
+        with pytest.raises(InputError, match="no run folder"):
+            fails()
+
+
+def test_data_that_do_not_fit_the_base_are_refused(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"train\.max_length.*2048"):
+        step_in(corpus, tmp_path / "r", "train.max_length=4096")
