@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from whet.storage import (
     hash_file,
     hash_folder,
     hash_text,
+    locked,
     read_json,
     read_jsonl,
     staged_folder,
@@ -103,6 +107,45 @@ def test_a_file_where_a_folder_should_be_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="can't be written"), staged_folder(tmp_path / "file" / "sub"):
         raise AssertionError("not reached")
     assert names(tmp_path) == ["file"]
+
+
+@pytest.fixture
+def dead() -> int:
+    """The number of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_what_a_killed_process_left_is_cleared_and_what_a_live_one_writes_is_not(tmp_path: Path, dead: int) -> None:
+    live = f".a.txt.{os.getppid()}.part"
+    for name in (f".a.txt.{dead}.part", live, f".b.txt.{dead}.part", f".a.txt.{dead}.kept"):
+        (tmp_path / name).write_text("half")
+    write_text(tmp_path / "a.txt", "whole")
+    assert names(tmp_path) == sorted([live, f".b.txt.{dead}.part", f".a.txt.{dead}.kept", "a.txt"])
+
+
+def test_a_folder_that_a_killed_process_had_put_aside_comes_back(tmp_path: Path, dead: int) -> None:
+    aside = tmp_path / f".f.{dead}.old"
+    aside.mkdir()
+    (aside / "one").write_text("1")
+    with pytest.raises(BrokenError), staged_folder(tmp_path / "f"):
+        raise BrokenError
+    assert names(tmp_path) == ["f"]
+    assert names(tmp_path / "f") == ["one"]
+
+
+def test_one_at_a_time_works_in_a_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "run"
+    with locked(folder), pytest.raises(InputError, match="another whet is at work"), locked(folder):
+        raise AssertionError("not reached")
+    with pytest.raises(BrokenError), locked(folder):
+        raise BrokenError
+    with locked(folder):  # an end of whatever kind opens it again
+        pass
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match="can't be written"), locked(tmp_path / "file"):
+        raise AssertionError("not reached")
 
 
 @given(rows=st.lists(values, max_size=4))

@@ -15,7 +15,7 @@ from whet.pipeline.ask import Silent, ask_run
 from whet.pipeline.compare import compare_folders
 from whet.pipeline.run import evaluate_folder, run, saved_recipe
 from whet.recipe import recipe_from
-from whet.storage import read_json
+from whet.storage import locked, read_json, write_json
 
 pytestmark = pytest.mark.end_to_end
 TAGS = {"name": {"tag": "P"}, "office": {"tag": "O"}}
@@ -164,6 +164,23 @@ def test_a_finished_folder_is_evaluated_without_its_corpus(done: Path) -> None:
     assert log.asked == set()
 
 
+def test_an_adapter_of_another_recipe_than_the_folders_is_refused(done: Path) -> None:
+    path = done / "recipe.json"
+    changed = read_json(path)
+    changed["train"]["learning_rate"] = 0.5
+    write_json(path, changed)
+    for fails in (lambda: evaluate_folder(done, Log()), lambda: ask_run(done, "蹇義卒。")):
+        with pytest.raises(InputError, match="trained with another recipe"):
+            fails()
+
+
+def test_two_runs_do_not_work_in_one_folder(corpus: Path, done: Path) -> None:
+    with locked(done):
+        for fails in (lambda: step_in(corpus, done), lambda: evaluate_folder(done, Log())):
+            with pytest.raises(InputError, match="another whet is at work"):
+                fails()
+
+
 def test_the_specialist_answers(done: Path) -> None:
     found = ask_run(done, "宣德九年，少師蹇義卒。")
     assert found.text == "宣德九年，少師蹇義卒。"
@@ -191,6 +208,7 @@ def test_what_is_no_run_folder_is_named(tmp_path: Path) -> None:
     for fails in (lambda: saved_recipe(tmp_path), lambda: ask_run(tmp_path, "a"), lambda: evaluate_folder(tmp_path, Log())):
         with pytest.raises(InputError, match="no run folder"):
             fails()
+    assert list(tmp_path.iterdir()) == []  # and left as it was
 
 
 def test_data_that_do_not_fit_the_base_are_refused(corpus: Path, tmp_path: Path) -> None:

@@ -69,6 +69,6 @@ def read_csv_rows(file: DataFile, source: SourceSettings) -> Iterator[CsvRow | R
             yield lines.too_long
         elif lines.too_long:
             seen = f"a row in lines {first} to {lines.last} holds a line over the limit"
-            yield Reject(place, seen, "", lines.too_long.remedy, lines.head)
+            yield Reject(place, seen, "", lines.too_long.remedy, lines.head, stops=True)
         elif cells:
             yield CsvRow(place, cells)

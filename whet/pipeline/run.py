@@ -38,8 +38,9 @@ def _run(bench: Bench, last: Step) -> Report | None:
 
 def evaluate_folder(folder: Path, watch: Watch) -> Report:
     """Evaluate what a run folder holds, an adapter whose training was interrupted included."""
+    recipe = saved_recipe(folder)  # first: a folder that is no run is left as it is
     with locked(folder):
-        return _evaluate(Bench(saved_recipe(folder), folder, watch), folder)
+        return _evaluate(Bench(recipe, folder, watch), folder)
 
 
 def _evaluate(bench: Bench, folder: Path) -> Report:
