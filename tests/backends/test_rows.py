@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import random_model
+from conftest import copy_base, random_model
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -160,6 +160,26 @@ def test_generate_in_a_batch_equals_one_by_one(embedded: TorchBackend, chat) -> 
     assert together == alone
     short = embedded.generate(prompts, 1, [chat.end_id])
     assert all(len(made.ids) <= 1 for made in short)
+
+
+def test_what_a_folder_says_of_generation_changes_no_answer(embedded: TorchBackend, chat, tmp_path: Path) -> None:
+    folder = copy_base(tmp_path / "m")
+    (folder / "generation_config.json").write_text('{"do_sample": true, "repetition_penalty": 9.0, "no_repeat_ngram_size": 1}')
+    other = TorchBackend(open_base(folder), OptimizerSettings())
+    plain = TorchBackend(embedded.base, OptimizerSettings())
+    prompts = [chat.tokenizer.encode("<|im_start|>user\n天下天下天下天下天下天下天下天下<|im_end|>\n<|im_start|>assistant\n")]
+    assert other.generate(prompts, 32, [chat.end_id]) == plain.generate(prompts, 32, [chat.end_id])
+
+
+def test_a_model_that_gives_every_column_is_read_at_the_right_ones(embedded: TorchBackend) -> None:
+    rows = packed_row(PACK, embedded.device)
+
+    def without_choice(logits_to_keep: torch.Tensor, **inputs: object) -> object:
+        return embedded.model(**inputs)
+
+    with torch.no_grad():
+        wanted = learnt_log_probabilities(embedded.model, rows)
+        assert torch.allclose(learnt_log_probabilities(without_choice, rows), wanted, rtol=1e-5)
 
 
 def test_adapter_round_trip(base: BaseModel, tmp_path: Path) -> None:

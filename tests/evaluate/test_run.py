@@ -146,6 +146,11 @@ def test_a_question_that_can_not_be_ranked_is_an_error_and_loses_no_other() -> N
     assert [IN_ORDER.score(*pair).status for pair in zip(questions, said, strict=True)] == ["read", "error", "read"]
 
 
+def test_a_likelihood_that_is_no_number_is_an_error() -> None:
+    for ranks in ([float("nan"), -1.0, -2.0], [-1.0, float("nan"), -2.0]):
+        assert {completion.finish for completion in ask_engine(Ranking(ranks), IN_ORDER, QUESTIONS)} == {"error"}
+
+
 def test_a_baselines_records_are_written_as_the_task_writes_them(officials: Extraction) -> None:
     gold = {example.text: example.records or () for example in EXAMPLES}
     said = predict_all(lambda text: gold[text], officials, EXAMPLES)

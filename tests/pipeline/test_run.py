@@ -154,6 +154,7 @@ def test_an_adapter_of_an_earlier_run_does_not_pass_for_one_that_was_not_trained
     monkeypatch.setattr("whet.train.loop.Training.run", broken)
     with pytest.raises(InputError, match="out of memory"):
         step_in(corpus, done, "train.seed=1")
+    assert not (done / "evaluate" / "specialist").exists()  # nor do its answers
     report = evaluate_folder(done, Log())
     assert [system.role for system in report.systems] == ["base", "baseline"]
 

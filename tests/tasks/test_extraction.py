@@ -160,9 +160,11 @@ def test_repeated_values_are_located_from_left_to_right() -> None:
     assert locate({"name": "少師"}, fields[:1], TEXT, 8) == {"name": Value("少師", Span(5, 7))}
 
 
-def test_a_cut_reply_is_flagged_whether_it_can_be_read_or_not() -> None:
-    assert score(reply(row()), finish="length").flags["truncated"] == 1
-    assert score(reply(row())[:-3], finish="length").flags == {"truncated": 1, "unread": 1}
+@pytest.mark.parametrize("text", [reply(row()), reply(row())[:-3], "[]"])
+def test_a_cut_reply_is_never_read_even_if_it_could_be(text: str) -> None:
+    found = score(text, finish="length")
+    assert (found.status, dict(found.flags)) == ("unread", {"truncated": 1, "unread": 1})
+    assert found.counts["record"] == Counts(fn=1)
 
 
 def test_an_error_is_never_scored() -> None:
@@ -178,9 +180,9 @@ def test_totals_are_sums_over_examples_and_shares_of_what_was_answered() -> None
     scores = [score(reply(row())), score(reply(row("楊士奇"))), score("x"), score(reply(row(), row("巴")), finish="length")]
     total = OFFICIALS.total(scores)
     assert total.headline == ("record", "f1")
-    assert {name: total.measures["record"][name] for name in ("tp", "fp", "fn")} == {"tp": 2, "fp": 2, "fn": 2}
-    assert total.measures["record"]["f1"] == pytest.approx(0.5)
-    assert total.rates == {"unread": 0.25, "truncated": 0.25, "ungrounded": 1 / 8, "error": 0.0}
+    assert {name: total.measures["record"][name] for name in ("tp", "fp", "fn")} == {"tp": 1, "fp": 1, "fn": 3}
+    assert total.measures["record"]["f1"] == pytest.approx(1 / 3)
+    assert total.rates == {"unread": 0.5, "truncated": 0.25, "ungrounded": 1 / 4, "error": 0.0}
     nothing = OFFICIALS.total([])
     assert (nothing.num_asked, nothing.measures["record"]["f1"], nothing.rates["error"]) == (0, 0.0, 0.0)
 
@@ -295,6 +297,10 @@ def test_faults_of_the_gold_are_named_by_kind() -> None:
     assert any("office" in fault for fault in faults if fault.startswith("ungrounded"))  # no span is no proof
     assert OFFICIALS.faults(EXAMPLE) == ()
     assert OFFICIALS.faults(Example("e", " \n", "f:1", "g", records=()))[0].startswith("empty")
+    (fault,) = task(FieldSettings(name="note", kind="free")).faults(
+        Example("e", TEXT, "f:1", "g", records=({"note": Value("")},))
+    )
+    assert fault.startswith("empty: note")
 
 
 def test_a_chat_row_is_adopted_where_its_reply_holds_records() -> None:

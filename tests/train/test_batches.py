@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whet.train.batches import common_prefix, pack_rows, rows_of_step, steps_per_epoch
+from whet.train.batches import OPEN_PACKS, num_shared, pack_rows, rows_of_step, steps_per_epoch
 from whet.train.encode import Row
 
 ids = st.lists(st.integers(1, 3), min_size=1, max_size=9).map(tuple)
@@ -31,12 +31,12 @@ def test_the_order_is_a_function_of_seed_and_step() -> None:
     assert order[0] != sorted(order[0])
 
 
-@given(prompts=st.lists(ids, min_size=1, max_size=6))
-def test_the_common_prefix_is_the_longest_one(prompts: list[tuple[int, ...]]) -> None:
-    num = common_prefix([Row("e", "f:1", prompt, (1,), False) for prompt in prompts])
-    assert len({prompt[:num] for prompt in prompts}) == 1
-    assert num <= min(map(len, prompts))
-    assert num == min(map(len, prompts)) or len({prompt[: num + 1] for prompt in prompts}) > 1
+@given(left=ids, right=ids, most=st.integers(0, 12))
+def test_two_prompts_share_their_longest_common_beginning(left: tuple[int, ...], right: tuple[int, ...], most: int) -> None:
+    num, highest = num_shared(left, right, most), min(most, len(left), len(right))
+    assert left[:num] == right[:num]
+    assert 0 <= num <= highest
+    assert num == highest or left[num] != right[num]
 
 
 @given(rows=rows, max_tokens=st.integers(1, 40))
@@ -73,3 +73,19 @@ def test_packs_are_filled() -> None:
     # First-fit decreasing, by hand: 6 5 | 4 4 3 | 2.
     assert [pack.num_tokens for pack in pack_rows(rows, 12)] == [11, 11, 2]
     assert [pack.num_tokens for pack in pack_rows(rows, 24)] == [24]
+
+
+@given(rows=rows, max_tokens=st.integers(1, 60))
+def test_padded_packs_hold_every_row_once_and_keep_the_budget_with_their_padding(rows: list[Row], max_tokens: int) -> None:
+    packs = pack_rows(rows, max_tokens, "padded")
+    held = Counter((segment.ids, segment.num_learnt) for pack in packs for segment in pack.segments)
+    assert held == Counter(((*row.prompt_ids, *row.answer_ids), len(row.answer_ids)) for row in rows)
+    for pack in packs:
+        longest = max(len(pack.prefix) + len(segment.ids) for segment in pack.segments)
+        assert pack.num_padded == longest * len(pack.segments)
+        assert pack.num_padded <= max_tokens or len(pack.segments) == 1
+
+
+def test_more_packs_than_are_held_open_are_filled_too() -> None:
+    rows = [Row(f"e{n:04}", "f:1", (5, 6, 7, n + 10), (1,), False) for n in range(20 * 3 * OPEN_PACKS)]
+    assert [pack.num_tokens for pack in pack_rows(rows, 3 + 2 * 20)] == [43] * 3 * OPEN_PACKS

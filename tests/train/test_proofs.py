@@ -77,6 +77,16 @@ def test_a_row_that_is_too_long_names_the_settings(chat: Chat, base: BaseModel, 
         prove(rows, officials, chat, base, longest - 1)
 
 
+def test_answers_without_room_to_be_said_are_counted(chat: Chat, base: BaseModel, officials: Extraction) -> None:
+    num = len(encode(EXAMPLES, officials, chat)[0].answer_ids)
+    for room, found in ((num, ""), (num - 1, "6 of the answers have more tokens than task.max_tokens")):
+        task = Extraction(officials.settings.model_copy(update={"max_tokens": room}))
+        proof = next(proof for proof in prove(encode(EXAMPLES, task, chat), task, chat, base) if proof.name == "no answer is cut")
+        assert proof.held
+        assert found in proof.words
+        assert bool(found) == ("task.max_tokens" in proof.words)
+
+
 def test_a_template_that_injects_a_system_message_is_refused(tmp_path: Path, officials: Extraction) -> None:
     folder = copy_base(tmp_path / "m")
     template = folder / "chat_template.jinja"

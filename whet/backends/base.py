@@ -61,6 +61,11 @@ class Pack:
         return len(self.prefix) + sum(len(segment.ids) for segment in self.segments)
 
     @property
+    def num_padded(self) -> int:
+        """Tokens that padded rows compute, the padding included."""
+        return len(self.segments) * (len(self.prefix) + max((len(segment.ids) for segment in self.segments), default=0))
+
+    @property
     def num_learnt(self) -> int:
         return sum(segment.num_learnt for segment in self.segments)
 

@@ -14,9 +14,9 @@ def show(recipe: Recipe, overrides: Overrides = None) -> None:
     """Print a recipe with every default filled in, as YAML."""
     import yaml
 
-    from whet.cli.runs import _read
+    from whet.cli.runs import read_settings
 
-    typer.echo(yaml.safe_dump(_read(recipe, overrides).model_dump(mode="json"), allow_unicode=True, sort_keys=False), nl=False)
+    typer.echo(yaml.safe_dump(read_settings(recipe, overrides).model_dump(mode="json"), allow_unicode=True, sort_keys=False), nl=False)
 
 
 @app.command("explain", epilog="Example: whet recipe explain recipes/chisiec.yaml")
@@ -26,11 +26,11 @@ def explain(recipe: Recipe, overrides: Overrides = None) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from whet.cli.runs import _read
+    from whet.cli.runs import read_settings
     from whet.config import explain as explain_settings
 
     table = Table("setting", "value", "meaning")
-    for name, value, is_default, meaning in explain_settings(_read(recipe, overrides)):
+    for name, value, is_default, meaning in explain_settings(read_settings(recipe, overrides)):
         table.add_row(Text(name), Text(value, style="dim" if is_default else "bold"), Text(" ".join(meaning.split())))
     Console(highlight=False).print(table)
 

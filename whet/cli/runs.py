@@ -35,7 +35,7 @@ def demo(
 
 def run(recipe: Recipe, overrides: Overrides = None, out: Out = None) -> None:
     """Do all steps of a recipe: data, train, evaluate, report. Steps whose inputs are unchanged are skipped."""
-    read = _read(recipe, overrides)
+    read = read_settings(recipe, overrides)
     _run(read, out or Path("runs") / read.name)
 
 
@@ -43,11 +43,11 @@ def train(recipe: Recipe, overrides: Overrides = None, out: Out = None) -> None:
     """Build the data and train the adapter, without evaluating it."""
     from whet.errors import InputError
 
-    read = _read(recipe, overrides)
+    read = read_settings(recipe, overrides)
     if read.train is None:
         raise InputError(str(recipe), "says `train: null`", "Give it a train section, or evaluate it: whet evaluate RECIPE")
     folder = out or Path("runs") / read.name
-    _steps(read, folder, "train")
+    do_steps(read, folder, "train")
     typer.echo(f"adapter: {folder / 'train' / 'adapter'}")
 
 
@@ -70,14 +70,14 @@ def evaluate(
     _say(report, what)
 
 
-def _read(path: Path, overrides: list[str] | None) -> Any:
+def read_settings(path: Path, overrides: list[str] | None) -> Any:
     from whet.recipe import read_recipe
 
     return read_recipe(path, overrides or [])
 
 
 def _run(recipe: Any, folder: Path) -> None:
-    report = _steps(recipe, folder, "evaluate")
+    report = do_steps(recipe, folder, "evaluate")
     _say(report, folder)
 
 
@@ -102,7 +102,7 @@ def _interruptible(folder: Path) -> Iterator[Any]:
         watch.close()
 
 
-def _steps(recipe: Any, folder: Path, last: Any) -> Any:
+def do_steps(recipe: Any, folder: Path, last: Any) -> Any:
     from whet.pipeline.run import run as run_steps
 
     with _interruptible(folder) as watch:

@@ -241,8 +241,9 @@ class _Build:
             self._drop_repeated(rows, labels)
             leaks = find_leaks(rows, labels, near, by_group)
             num_own = int((~leaks.reported_only).sum())
+        # Counted again: a row that was moved to train may now stand in a published test split too.
         left = {"left": leaks.counts(labels), "num_left": len(leaks), "num_partly_compared": near.num_capped}
-        return report | left
+        return report | left | {"num_reported_only": int(leaks.reported_only.sum())}
 
     def _stop_at_leaks(self, leaks: Leaks, labels: NDArray[np.int8], num: int) -> None:
         own = np.flatnonzero(~leaks.reported_only)

@@ -144,7 +144,9 @@ class Intake:
             num_tokens = self._count_tokens(example) if self._count_tokens else 0
         except InputError as error:
             # The chat template can't hold this row: it has a mark of the template in it, say.
-            self._refuse("not_adopted", example.source, error.what, error.remedy, remedy=error.remedy, row=example_to_json(example))
+            self._refuse(
+                "not_adopted", example.source, error.what, error.remedy, remedy=error.remedy, row=example_to_json(example)
+            )
             return
         if self.token_limit is not None and num_tokens > self.token_limit:
             faults.append(f"over_long: {num_tokens} tokens with its answer; the limit is {self.token_limit}")

@@ -115,6 +115,11 @@ def is_right(score: Score, measure: str) -> bool:
     return score.status == "read" and counts is not None and counts.fp == 0 and counts.fn == 0
 
 
+def _has_score(score: Score) -> bool:
+    """Whether an answer counts at all: an engine's error does not, nor a choice that could not be read."""
+    return score.status != "error" and (score.right is not None or bool(score.counts))
+
+
 def _pair(a: Sequence[Score], b: Sequence[Score], names: tuple[str, str]) -> tuple[list[tuple[Score, Score]], int]:
     """The scores of each example that both engines answered, in A's order, and how many were left out."""
     of_a, of_b = ({score.example_id: score for score in side} for side in (a, b))
@@ -130,7 +135,7 @@ def _pair(a: Sequence[Score], b: Sequence[Score], names: tuple[str, str]) -> tup
             f"not the same examples: {len(only_a)} only in {names[0]}, {len(only_b)} only in {names[1]}, such as {one}",
             "Evaluate both on the same split of the same data",
         )
-    pairs = [(score, of_b[id_]) for id_, score in of_a.items() if "error" not in (score.status, of_b[id_].status)]
+    pairs = [(score, of_b[id_]) for id_, score in of_a.items() if _has_score(score) and _has_score(of_b[id_])]
     if not pairs:
         raise InputError(
             place, f"no example was answered by both (of {len(of_a)})", "See the errors kept with the answers of each"

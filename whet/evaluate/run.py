@@ -1,5 +1,6 @@
 """Asks an engine every held-out example, keeps each answer, and scores them with the task."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -66,6 +67,9 @@ def ask_engine(engine: Engine, task: Task, examples: Sequence[Example]) -> Itera
                 ranks = engine.rank(request)
             except InputError as error:
                 yield Completion("", "error", error=str(error))
+                continue
+            if any(math.isnan(rank) for rank in ranks):
+                yield Completion("", "error", error="a log-likelihood is no number")
                 continue
             best = max(range(len(ranks)), key=ranks.__getitem__)
             yield Completion(request.choices[best], "stop")

@@ -11,6 +11,7 @@ from whet.pipeline.train_step import trained_adapter
 from whet.records import Example, Message, Record, value_to_json
 from whet.tasks.base import Unread
 from whet.tasks.choice_qa import ChoiceQa
+from whet.tasks.extraction import Extraction
 from whet.text.prepare import prepare
 
 
@@ -70,9 +71,11 @@ def ask_run(folder: Path, text: str, *, is_base: bool = False) -> Asked:
     if completion.finish == "error":
         raise InputError("text", completion.error, "Give a shorter text")
     read = bench.task.read(example, completion.text)
-    if isinstance(read, Unread):
-        cut = "; it was cut at task.max_tokens" if completion.finish == "length" else ""
-        return Asked(text, completion.text, (), False, read.reason + cut)
+    faults = [read.reason] if isinstance(read, Unread) else []
+    if completion.finish == "length" and isinstance(bench.task, Extraction):
+        faults.append("it was cut at task.max_tokens")
+    if isinstance(read, Unread) or faults:
+        return Asked(text, completion.text, (), False, "; ".join(faults))
     records = tuple(
         {name: value and replace(value, span=value.span and prepared.to_original(value.span)) for name, value in record.items()}
         for record in read.records

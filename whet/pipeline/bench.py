@@ -82,6 +82,9 @@ class Folder:
     def unmark(self, step: str) -> None:
         """A step is about to write: until it is finished, it is not."""
         (self.path / "marks" / f"{step}.json").unlink(missing_ok=True)
+        # The report speaks of what is about to change.
+        for name in ("report.html", "metrics.json"):
+            (self.path / name).unlink(missing_ok=True)
 
 
 @functools.cache

@@ -53,13 +53,15 @@ def run(
 ) -> Report:
     """Write the report of a run; gives what it says."""
     bench.watch.begin("report", False)
-    comparisons = _compare(bench, systems)
+    # Examples of one document are not independent: whole groups are resampled and swapped.
+    groups = {example.id: example.group for example in examples}
+    comparisons = _compare(bench, systems, groups)
     last = systems[-1].evaluation
     report = Report(
         title=bench.recipe.name,
         created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         headline=last.total.headline,
-        systems=tuple(_column(bench, system) for system in systems),
+        systems=tuple(_column(bench, system, groups) for system in systems),
         comparisons=comparisons,
         provenance=tuple(_provenance(bench, manifest, trained)),
         funnel=tuple(_funnel(manifest)),
@@ -81,7 +83,7 @@ def run(
     return report
 
 
-def _compare(bench: Bench, systems: list[System]) -> tuple[Comparison, ...]:
+def _compare(bench: Bench, systems: list[System], groups: dict[str, str]) -> tuple[Comparison, ...]:
     """The specialist held against each other system."""
     specialist = next((system.evaluation for system in systems if system.role == "specialist"), None)
     if specialist is None:
@@ -93,6 +95,7 @@ def _compare(bench: Bench, systems: list[System]) -> tuple[Comparison, ...]:
             specialist.scores,
             specialist.total.headline,
             names=(system.evaluation.name, specialist.name),
+            groups=groups,
             confidence=settings.confidence,
             seed=settings.seed,
             num_resamples=settings.resamples,
@@ -102,7 +105,7 @@ def _compare(bench: Bench, systems: list[System]) -> tuple[Comparison, ...]:
     )
 
 
-def _column(bench: Bench, system: System) -> Column:
+def _column(bench: Bench, system: System, groups: dict[str, str]) -> Column:
     """One system's column: its figures with intervals."""
     settings, found = bench.recipe.evaluate, system.evaluation
     total = found.total
@@ -131,6 +134,7 @@ def _column(bench: Bench, system: System) -> Column:
     intervals = {
         name: score_intervals(
             [score.counts[name] for score in scored],
+            groups=[groups[score.example_id] for score in scored],
             confidence=settings.confidence,
             seed=settings.seed,
             num_resamples=min(settings.resamples, 1999) if name != measure else settings.resamples,

@@ -18,6 +18,12 @@ from whet.train.loop import Training, TrainSettings, valid_loss
 from whet.train.proofs import Proof, prove_input, prove_moved, prove_reload, require_rows, show_row
 
 CODE = ("records.py", "text", "tasks", "models", "backends", "train")
+ENDED = {
+    "finished": "trained to the end",
+    "plateau": "stopped early: the validation loss no longer falls",
+    "interrupted": "stopped by Ctrl-C",
+    "diverged": "STOPPED: the loss was no number any more; lower train.learning_rate",
+}
 SAMPLE = 32  # rows on which packed and padded rows are compared
 
 
@@ -77,7 +83,9 @@ def run(bench: Bench, settings: TrainSettings) -> dict[str, Any]:
 
     # What an earlier run left must not pass for this one's, should this one break off.
     result_path.unlink(missing_ok=True)
-    shutil.rmtree(folder.adapter, ignore_errors=True)
+    for old in (folder.adapter, folder.answers("specialist")):
+        shutil.rmtree(old, ignore_errors=True)
+    folder.unmark("evaluate-specialist")
     bench.backend.attach(settings.lora, settings.seed)
     layout = bench.backend.check_layout(pack_rows(rows[:SAMPLE], settings.tokens_per_batch))
     watch.say(layout)
@@ -85,6 +93,7 @@ def run(bench: Bench, settings: TrainSettings) -> dict[str, Any]:
     training = Training(bench.backend, bench.base, rows, valid_rows, settings, folder.train, {"train_key": key})
     with stop_on_interrupt() as is_stopped:
         result = training.run(watch.trained, is_stopped)
+    watch.say(f"{ENDED[result.ended]}; the adapter of step {result.best_step} is kept")
     proofs.append(prove_moved(start, bench.backend.state()))
     bench.backend.attach(folder.adapter)
     proofs.append(prove_reload(result.best_valid_loss, valid_loss(bench.backend, training.valid_packs)))

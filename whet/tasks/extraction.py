@@ -107,6 +107,8 @@ class Extraction:
                 if value is None:
                     if not field.nullable:
                         faults.append(f"empty: {field.name} has no value")
+                elif field.kind == "free" and not value.text:
+                    faults.append(f"empty: {field.name} is an empty text, which no reply may hold")
                 elif field.kind == "choice" and value.text not in field.choices:
                     faults.append(f"choice: {field.name} is {value.text!r}, not one of {', '.join(field.choices)}")
                 elif field.kind == "span" and not is_grounded(value, example.text):
@@ -139,7 +141,7 @@ class Extraction:
 
     def read(self, example: Example, text: str) -> Answer | Unread:
         try:
-            rows = json.loads(text)
+            rows = json.loads(text, object_pairs_hook=_distinct)
         except (ValueError, RecursionError) as error:
             return Unread(f"not JSON ({error})")
         if not isinstance(rows, list):
@@ -178,8 +180,10 @@ class Extraction:
     def score(self, example: Example, completion: Completion) -> Score:
         if completion.finish == "error":
             return Score(example.id, "error", flags={"error": 1}, category=example.category, detail={"error": completion.error})
-        read = self.read(example, completion.text)
-        flags = {"truncated": int(completion.finish == "length")}
+        is_cut = completion.finish == "length"
+        # What was cut may still be JSON: then the model went on after its end, or all that follows is lost.
+        read = Unread("it was cut at task.max_tokens") if is_cut else self.read(example, completion.text)
+        flags = {"truncated": int(is_cut)}
         if isinstance(read, Unread):
             counts = self._counts(example.records or (), ())
             return Score(
@@ -254,6 +258,13 @@ def match(gold: Sequence[Any], said: Sequence[Any]) -> Counts:
 
 def _texts(record: Record, fields: Sequence[FieldSettings]) -> dict[str, str | None]:
     return {field.name: value.text if (value := record.get(field.name)) else None for field in fields}
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose keys differ: of two equal ones the standard library would take the last, unsaid."""
+    if len({key for key, _ in pairs}) < len(pairs):
+        raise ValueError("a key stands twice in one entry")
+    return dict(pairs)
 
 
 def _share(part: int, whole: int) -> float:

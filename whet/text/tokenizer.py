@@ -67,10 +67,11 @@ def read_template(folder: Path) -> str:
     """The model's own Jinja chat template, from chat_template.jinja or tokenizer_config.json."""
     path = folder / "chat_template.jinja"
     if path.is_file():
-        return path.read_text(encoding="utf-8")
-    config_path = folder / "tokenizer_config.json"
-    config = read_json(config_path) if config_path.is_file() else {}
-    template = config.get("chat_template")
+        try:
+            return path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(str(path), f"is not UTF-8 (byte {error.start})", "Save it as UTF-8") from None
+    template = _read_config(folder).get("chat_template")
     if isinstance(template, list):  # several named templates: the default one is meant
         template = next((entry.get("template") for entry in template if entry.get("name") == "default"), None)
     if not isinstance(template, str) or not template:
@@ -84,8 +85,7 @@ def read_template(folder: Path) -> str:
 
 def named_tokens(folder: Path) -> dict[str, str]:
     """bos_token, eos_token, pad_token and unk_token of a model folder, as far as they are named."""
-    path = folder / "tokenizer_config.json"
-    config = read_json(path) if path.is_file() else {}
+    config = _read_config(folder)
     names = {}
     for name in ("bos_token", "eos_token", "pad_token", "unk_token"):
         value = config.get(name)
@@ -94,3 +94,11 @@ def named_tokens(folder: Path) -> dict[str, str]:
         if isinstance(value, str):
             names[name] = value
     return names
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "tokenizer_config.json"
+    config = read_json(path) if path.is_file() else {}
+    if not isinstance(config, dict):
+        raise InputError(str(path), "is no tokenizer config (it holds no JSON object)")
+    return config

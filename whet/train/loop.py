@@ -84,7 +84,7 @@ class TrainResult:
     num_tokens: int
     """Tokens of the examples seen, unpacked."""
     num_computed: int
-    """Tokens that the device computed; fewer where prefixes are shared."""
+    """Tokens that the device computed: fewer where prefixes are shared, more where rows are padded."""
     num_learnt: int
     train_curve: tuple[tuple[int, float], ...]
     valid_curve: tuple[tuple[int, float], ...]
@@ -123,7 +123,7 @@ class Training:
         self.backend, self.base, self.settings, self.out = backend, base, settings, out
         self.card = card or {}
         self.rows = train_rows
-        self.valid_packs = pack_rows(valid_rows, settings.tokens_per_batch)
+        self.valid_packs = pack_rows(valid_rows, settings.tokens_per_batch, backend.row_layout)
         per_epoch = steps_per_epoch(len(train_rows), settings.examples_per_step)
         self.num_steps = min(max(1, round(settings.epochs * per_epoch)), settings.max_steps or 10**12)
         self.validate_every = settings.validate_every or max(1, per_epoch // 4)
@@ -194,10 +194,11 @@ class Training:
     def _step(self, step: int) -> float:
         settings = self.settings
         picked = [self.rows[n] for n in rows_of_step(len(self.rows), settings.examples_per_step, settings.seed, step)]
-        packs = pack_rows(picked, settings.tokens_per_batch)
+        is_packed = self.backend.row_layout == "packed"
+        packs = pack_rows(picked, settings.tokens_per_batch, self.backend.row_layout)
         result = self.backend.update(packs, learning_rate_at(settings, step, self.num_steps))
         self.num_tokens += sum(row.num_tokens for row in picked)
-        self.num_computed += sum(pack.num_tokens for pack in packs)
+        self.num_computed += sum(pack.num_tokens if is_packed else pack.num_padded for pack in packs)
         self.num_learnt += result.num_learnt
         loss = result.loss_sum / result.num_learnt
         if not math.isfinite(loss) or not math.isfinite(result.gradient_norm):

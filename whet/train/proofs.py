@@ -27,7 +27,8 @@ def prove_input(
     rows: Sequence[Row], examples: Sequence[Example], *, task: Task, chat: Chat, base: BaseModel, max_length: int
 ) -> list[Proof]:
     """Proofs over every row, computed another way than the rows were made; raises ProofError that lists what fails."""
-    replies = {example.id: (task.reply(example), task.ask(example).messages) for example in examples}
+    requests = {example.id: task.ask(example) for example in examples}
+    replies = {example.id: (task.reply(example), requests[example.id].messages) for example in examples}
     wrong_mask, other_prompt, cut, empty, injected = [], [], [], [], []
     vocabulary = int(base.config.get("vocab_size", chat.tokenizer.size))
     for row in rows:
@@ -48,6 +49,9 @@ def prove_input(
     if told:
         injected = list(rows[:1])
     num_merged = sum(row.is_merged for row in rows)
+    # Such an answer is learnt whole, but an engine will never be given the room to say it.
+    num_roomless = sum(len(row.answer_ids) > requests[row.example_id].max_tokens for row in rows)
+    roomless = f"; {num_roomless} of the answers have more tokens than task.max_tokens leaves room for" if num_roomless else ""
     unknown = [row for row in rows if max((*row.prompt_ids, *row.answer_ids)) >= vocabulary]
     learnt = sum(len(row.answer_ids) for row in rows)
     total = sum(row.num_tokens for row in rows)
@@ -65,7 +69,7 @@ def prove_input(
         _proof(
             "no answer is cut",
             cut,
-            f"longest row {max((row.num_tokens for row in rows), default=0)} of {max_length} tokens",
+            f"longest row {max((row.num_tokens for row in rows), default=0)} of {max_length} tokens{roomless}",
             "Raise train.max_length, or drop over-long rows: data.clean.over_long=drop",
         ),
         _proof("no row is without learnt tokens", empty, f"fewest {min((len(row.answer_ids) for row in rows), default=0)}"),

@@ -15,8 +15,9 @@ from whet.backends.on_torch.rows import Rows, learnt_log_probabilities, packed_r
 from whet.errors import InputError, WhetError
 from whet.models.base_model import BaseModel
 
-LAYOUT_TOLERANCE = 1e-3  # relative difference of loss and gradient norm above which rows are padded
+LAYOUT_TOLERANCE = 1e-5  # relative difference of loss and gradient norm above which rows are padded
 PROMPT_TOKENS_AT_ONCE = 24_000  # padded prompt tokens of one generation batch
+MEMORY_SIGNS = ("out of memory", "not enough memory", "allocate memory", "alloc_failed")  # CUDA's, torch's, cuBLAS's words
 
 
 class TorchBackend:
@@ -28,9 +29,10 @@ class TorchBackend:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         # bf16 halves memory where the hardware computes in it; CPUs of users mostly don't.
         self.dtype = torch.bfloat16 if self.device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
-        self.model = load_model(base, self.dtype, self.device)
+        with _memory_named(self.device):
+            self.model = load_model(base, self.dtype, self.device)
         self.pad_id = _pad_id(base)
-        self.layout_reason = unpackable_because(base.config)
+        self.layout_reason = unpackable_because(base.config, getattr(self.model.config, "_attn_implementation", "sdpa"))
         self.row_layout: Literal["packed", "padded"] = "padded" if self.layout_reason else "packed"
         self.peft: Any = None
         self.optimizer: torch.optim.Optimizer | None = None
@@ -66,8 +68,11 @@ class TorchBackend:
     def check_layout(self, packs: Sequence[Pack]) -> str:
         if self.row_layout == "padded":
             return f"rows are padded: {self.layout_reason}"
-        sample = [Pack(pack.prefix, pack.segments[:4]) for pack in packs[:2]]
-        (loss_a, norm_a), (loss_b, norm_b) = self._measure(sample, "packed"), self._measure(sample, "padded")
+        # A pack of one segment can't show that segments see each other.
+        fullest = sorted(packs, key=lambda pack: -len(pack.segments))[:2]
+        sample = [Pack(pack.prefix, pack.segments[:4]) for pack in fullest]
+        with _memory_named(self.device):
+            (loss_a, norm_a), (loss_b, norm_b) = self._measure(sample, "packed"), self._measure(sample, "padded")
         loss_off, norm_off = _relative(loss_a, loss_b), _relative(norm_a, norm_b)
         figures = f"loss differs by {loss_off:.1e}, gradient norm by {norm_off:.1e} (relative)"
         tolerance = LAYOUT_TOLERANCE if self.dtype == torch.float32 else 0.05
@@ -80,7 +85,11 @@ class TorchBackend:
         if self.optimizer is None:
             raise WhetError("", "there is no adapter to train", "Attach one first")
         num_learnt = sum(pack.num_learnt for pack in packs)
-        self._adapter().train()
+        self.model.eval()
+        for name, module in self._adapter().named_modules():
+            # The adapter's own dropout alone: a base's would be shared over a packed prefix.
+            if "lora_dropout" in name:
+                module.train()
         loss_sum = 0.0
         with _memory_named(self.device):
             for pack in packs:
@@ -105,8 +114,10 @@ class TorchBackend:
     @torch.no_grad()
     def log_likelihoods(self, pack: Pack) -> list[float]:
         self.model.eval()
+        # Only training compares packed with padded rows. Segments of one id can't see each other; longer ones are not trusted.
+        layout = self.row_layout if all(len(segment.ids) == 1 for segment in pack.segments) else "padded"
         with _memory_named(self.device):
-            rows = self._rows(pack, self.row_layout)
+            rows = self._rows(pack, layout)
             logs_N = learnt_log_probabilities(self.model, rows).double()
         sums = torch.zeros(len(pack.segments), dtype=torch.float64, device=self.device).index_add_(0, rows.segment_N, logs_N)
         return [float(value) for value in sums]
@@ -214,6 +225,7 @@ def _memory_named(device: torch.device) -> Iterator[None]:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         words = str(error).lower()
-        if isinstance(error, RuntimeError) and "memory" not in words:
+        # An "illegal memory access" is another thing.
+        if isinstance(error, RuntimeError) and not any(sign in words for sign in MEMORY_SIGNS):
             raise
         raise InputError(str(device), "out of memory", "Lower train.tokens_per_batch, or take a smaller base") from None

@@ -38,11 +38,13 @@ def load_model(base: BaseModel, dtype: torch.dtype, device: torch.device) -> Any
             "It must be a causal language model that transformers supports",
         ) from None
     model.requires_grad_(False)
+    # generate() takes from the folder what a call leaves open: a penalty for repetition, say, that training knows nothing of.
+    model.generation_config = transformers.GenerationConfig()
     return model.to(device).eval()
 
 
-def unpackable_because(config: dict[str, Any]) -> str:
-    """Why a model's attention can't take a packed row's mask; empty if it can."""
+def unpackable_because(config: dict[str, Any], attention: str = "sdpa") -> str:
+    """Why a model's attention can't take a packed row's mask; empty if it can. attention: what transformers computes it by."""
     kinds = set(config.get("layer_types") or ())
     others = sorted(kinds - {"full_attention"})
     if others:
@@ -53,6 +55,8 @@ def unpackable_because(config: dict[str, Any]) -> str:
         return f"this model's attention slides over a window of {window} tokens"
     if config.get("model_type") in {"gemma3_text", "gemma3", "gemma2", "mamba", "mamba2", "rwkv", "bloom", "mpt", "falcon_mamba"}:
         return f"{config['model_type']} models do not attend through a plain mask"
+    if attention != "sdpa":
+        return f"transformers computes this model's attention by {attention}, which would add a mask of booleans to the scores"
     return ""
 
 

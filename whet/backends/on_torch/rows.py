@@ -6,8 +6,6 @@ import torch
 
 from whet.backends.base import Pack
 
-LOGITS_AT_ONCE = 32_000_000  # entries of a logits matrix that is held at a time; 128 MB in fp32
-
 
 @dataclass(frozen=True)
 class Rows:
@@ -88,5 +86,7 @@ def learnt_log_probabilities(model: torch.nn.Module, rows: Rows) -> torch.Tensor
         use_cache=False,
         logits_to_keep=columns_K,
     ).logits
+    # A few models take no notice of logits_to_keep and give every column.
+    slot_N = slot_N if logits_BKV.shape[1] == len(columns_K) else rows.at_N
     logits_NV = logits_BKV[rows.row_N, slot_N].float()
     return -torch.nn.functional.cross_entropy(logits_NV, rows.target_N, reduction="none")
