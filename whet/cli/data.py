@@ -13,7 +13,7 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Build and s
 @app.command("build", epilog="Example: whet data build recipes/chisiec.yaml")
 def build(recipe: Recipe, overrides: Overrides = None, out: Out = None) -> None:
     """Read, clean and split the sources of a recipe into the data folder of its run."""
-    from whet.cli.runs import read_settings, do_steps
+    from whet.cli.runs import do_steps, read_settings
 
     read = read_settings(recipe, overrides)
     folder = out or Path("runs") / read.name

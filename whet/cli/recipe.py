@@ -16,7 +16,9 @@ def show(recipe: Recipe, overrides: Overrides = None) -> None:
 
     from whet.cli.runs import read_settings
 
-    typer.echo(yaml.safe_dump(read_settings(recipe, overrides).model_dump(mode="json"), allow_unicode=True, sort_keys=False), nl=False)
+    typer.echo(
+        yaml.safe_dump(read_settings(recipe, overrides).model_dump(mode="json"), allow_unicode=True, sort_keys=False), nl=False
+    )
 
 
 @app.command("explain", epilog="Example: whet recipe explain recipes/chisiec.yaml")
