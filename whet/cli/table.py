@@ -33,9 +33,8 @@ def print_report(report: Report) -> None:
     for conclusion in conclude(report):
         console.print(f"[{MARKS[conclusion.tone]}]{conclusion.words}[/] {conclusion.detail}", soft_wrap=True)
     leaks = sum(leak.num for leak in report.leaks)
-    console.print(
-        f"{leaks} leaks between splits, {sum(proof.held for proof in report.proofs)} of {len(report.proofs)} proofs held."
-    )
+    held = f", {sum(proof.held for proof in report.proofs)} of {len(report.proofs)} proofs held" if report.proofs else ""
+    console.print(f"{leaks} leaks between splits{held}.")
 
 
 def _say(estimate: Estimate | None) -> str:

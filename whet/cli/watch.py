@@ -1,5 +1,6 @@
 """Shows how a run goes on: live bars in a terminal, plain lines in a file or a pipe."""
 
+import math
 import sys
 import time
 from typing import Any
@@ -38,7 +39,8 @@ class TerminalWatch:
 
     def trained(self, progress: Progress) -> None:
         valid = f" valid {progress.valid_loss:.3f}" if progress.valid_loss is not None else ""
-        words = f"loss {progress.loss:.3f}, best valid {progress.best_loss:.3f}, {progress.tokens_per_s:,.0f} tokens/s"
+        best = f", best valid {progress.best_loss:.3f}" if math.isfinite(progress.best_loss) else ""
+        words = f"loss {progress.loss:.3f}{best}, {progress.tokens_per_s:,.0f} tokens/s"
         self._advance("training", progress.step, progress.num_steps, words, valid)
 
     def show(self, pieces: list[tuple[str, bool]]) -> None:
