@@ -215,3 +215,15 @@ def test_what_is_no_run_folder_is_named(tmp_path: Path) -> None:
 def test_data_that_do_not_fit_the_base_are_refused(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"train\.max_length.*2048"):
         step_in(corpus, tmp_path / "r", "train.max_length=4096")
+
+
+def test_a_value_that_is_not_in_the_text_is_told() -> None:
+    from whet.cli.ask import _say
+    from whet.pipeline.ask import Asked
+    from whet.records import Span, Value
+
+    record = {"name": Value("蹇義", Span(2, 4)), "office": Value("太保"), "event": Value("Death"), "note": None}
+    asked = Asked("少師蹇義卒。", "", (record,), False, "", frozenset({"name", "office"}))
+    assert asked.to_json()["ungrounded"] == [{"record": 0, "field": "office"}]
+    said = [_say(value, name in asked.spans) for name, value in record.items()]
+    assert said == ["蹇義 [2:4]", "太保 (not in the text)", "Death", "–"]

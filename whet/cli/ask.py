@@ -38,14 +38,16 @@ def ask(
         for name in found.records[0]:
             table.add_column(name)
         for record in found.records:
-            table.add_row(*(Text(_say(value)) for value in record.values()))
+            table.add_row(*(Text(_say(value, name in found.spans)) for name, value in record.items()))
         Console(highlight=False).print(table)
     if found.problem:
         raise typer.Exit(1)
 
 
-def _say(value: Value | None) -> str:
-    """A value with the characters of the text that it covers."""
+def _say(value: Value | None, is_span: bool) -> str:
+    """A value with the characters of the text that it covers, or a word that it does not stand there."""
     if value is None:
         return "–"
-    return f"{value.text} [{value.span.start}:{value.span.end}]" if value.span else value.text
+    if value.span:
+        return f"{value.text} [{value.span.start}:{value.span.end}]"
+    return f"{value.text} (not in the text)" if is_span else value.text

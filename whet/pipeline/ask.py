@@ -45,11 +45,19 @@ class Asked:
     is_free: bool
     problem: str
     """Why the reply can't be read; empty if it can."""
+    spans: frozenset[str] = frozenset()
+    """Fields whose values must stand in the text: one without offsets is ungrounded."""
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain JSON."""
         rows = [{name: value_to_json(value) for name, value in record.items()} for record in self.records]
-        return {"text": self.text, "reply": self.reply, "records": rows, "problem": self.problem}
+        ungrounded = [
+            {"record": number, "field": name}
+            for number, record in enumerate(self.records)
+            for name, value in record.items()
+            if name in self.spans and value and value.span is None
+        ]
+        return {"text": self.text, "reply": self.reply, "records": rows, "ungrounded": ungrounded, "problem": self.problem}
 
 
 def ask_run(folder: Path, text: str, *, is_base: bool = False) -> Asked:
@@ -80,4 +88,6 @@ def ask_run(folder: Path, text: str, *, is_base: bool = False) -> Asked:
         {name: value and replace(value, span=value.span and prepared.to_original(value.span)) for name, value in record.items()}
         for record in read.records
     )
-    return Asked(text, completion.text, records, bool(read.text), "")
+    fields = bench.task.fields if isinstance(bench.task, Extraction) else ()
+    spans = frozenset(field.name for field in fields if field.kind == "span")
+    return Asked(text, completion.text, records, bool(read.text), "", spans)
