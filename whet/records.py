@@ -106,6 +106,11 @@ class Counts:
         total = 2 * self.tp + self.fp + self.fn
         return 2 * self.tp / total if total else 0.0
 
+    def figures(self) -> dict[str, float]:
+        """The shares and the counts behind them, by name."""
+        shares = {"precision": self.precision, "recall": self.recall, "f1": self.f1}
+        return shares | {"tp": self.tp, "fp": self.fp, "fn": self.fn}
+
 
 @dataclass(frozen=True, slots=True)
 class Score:

@@ -222,14 +222,7 @@ class Extraction:
         measures = {}
         for name in ("record", *(field.name for field in self.fields)):
             counts = sum((score.counts[name] for score in scored), Counts())
-            measures[name] = {
-                "precision": counts.precision,
-                "recall": counts.recall,
-                "f1": counts.f1,
-                "tp": counts.tp,
-                "fp": counts.fp,
-                "fn": counts.fn,
-            }
+            measures[name] = counts.figures()
         values = sum(score.flags.get("span_values", 0) for score in scored)
         rates = {
             "unread": _share(sum(score.status == "unread" for score in scored), len(scored)),

@@ -92,14 +92,7 @@ class FreeQa:
             num,
             {
                 "exact": {"accuracy": num_right / num if num else 0.0, "right": num_right, "num": num},
-                "token": {
-                    "precision": counts.precision,
-                    "recall": counts.recall,
-                    "f1": counts.f1,
-                    "tp": counts.tp,
-                    "fp": counts.fp,
-                    "fn": counts.fn,
-                },
+                "token": counts.figures(),
             },
             {
                 "unread": sum(score.status == "unread" for score in scored) / num if num else 0.0,
