@@ -48,8 +48,8 @@ def run(bench: Bench) -> tuple[list[Example], list[System]]:
     wanted.append(("base", "base", bench.key(CODE, split_key, bench.recipe.task, bench.base.fingerprint), asked(None)))
     if isinstance(bench.task, Extraction):
         train_hash = hash_file(bench.folder.data / "train.jsonl")
+        key = bench.key(BASELINE_CODE, split_key, bench.recipe.task, train_hash)
         for name in settings.baselines:
-            key = bench.key(BASELINE_CODE, split_key, bench.recipe.task, train_hash)
             wanted.append((name, "baseline", key, _fitted(bench, name, examples)))
     # With `train: null` an adapter that lies there is another recipe's.
     if bench.recipe.train is not None and bench.folder.adapter.is_dir():

@@ -1,12 +1,12 @@
 """What is proved before the first step and after the last one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from whet.errors import InputError, ProofError
 from whet.models.base_model import BaseModel
-from whet.records import Example
+from whet.records import Example, Request
 from whet.tasks.base import Task
 from whet.text.chat import Chat
 from whet.train.encode import Row
@@ -28,71 +28,84 @@ def prove_input(
 ) -> list[Proof]:
     """Proofs over every row, computed another way than the rows were made; raises ProofError that lists what fails."""
     requests = {example.id: task.ask(example) for example in examples}
-    replies = {example.id: (task.reply(example), requests[example.id].messages) for example in examples}
-    wrong_mask, other_prompt, cut, empty, injected = [], [], [], [], []
-    vocabulary = int(base.config.get("vocab_size", chat.tokenizer.size))
-    for row in rows:
-        reply, messages = replies[row.example_id]
-        said = chat.tokenizer.decode(row.answer_ids[:-1])
-        if not row.answer_ids or row.answer_ids[-1] != chat.end_id or said.strip() != reply.strip():
-            wrong_mask.append(row)
-        if tuple(chat.prompt_ids(messages)) != row.prompt_ids:
-            other_prompt.append(row)
-        if row.num_tokens > max_length:
-            cut.append(row)
-        if not row.answer_ids:
-            empty.append(row)
-    # What a template adds hangs on who speaks first and whether there is a system message: one conversation of each kind.
-    openings = {tuple(message.role for message in messages[:2]): messages for _, messages in replies.values()}
-    told = next(((messages, text) for messages in openings.values() if (text := chat.injected_text(messages))), None)
-    text = told[1] if told else ""
-    if told:
-        injected = list(rows[:1])
-    num_merged = sum(row.is_merged for row in rows)
-    # Such an answer is learnt whole, but an engine will never be given the room to say it.
-    num_roomless = sum(len(row.answer_ids) > requests[row.example_id].max_tokens for row in rows)
-    roomless = f"; {num_roomless} of the answers have more tokens than task.max_tokens leaves room for" if num_roomless else ""
-    unknown = [row for row in rows if max((*row.prompt_ids, *row.answer_ids)) >= vocabulary]
-    learnt = sum(len(row.answer_ids) for row in rows)
-    total = sum(row.num_tokens for row in rows)
+    template = _prove_template(rows, requests, chat)
     proofs = [
+        _prove_mask(rows, {example.id: task.reply(example) for example in examples}, chat),
+        _prove_prompt(rows, requests, chat),
+        _prove_length(rows, requests, max_length),
         _proof(
-            "the mask covers exactly the answer and its end of turn",
-            wrong_mask,
-            f"{learnt} of {total} tokens are learnt in {len(rows)} rows",
+            "no row is without learnt tokens",
+            [row for row in rows if not row.answer_ids],
+            f"fewest {min((len(row.answer_ids) for row in rows), default=0)}",
         ),
-        _proof(
-            "the prompt is a token prefix of the whole, as an engine sends it",
-            other_prompt,
-            f"{len(rows)} prompts rendered again; {num_merged} rows would merge across the seam and keep the prompt's ids",
-        ),
-        _proof(
-            "no answer is cut",
-            cut,
-            f"longest row {max((row.num_tokens for row in rows), default=0)} of {max_length} tokens{roomless}",
-            "Raise train.max_length, or drop over-long rows: data.clean.over_long=drop",
-        ),
-        _proof("no row is without learnt tokens", empty, f"fewest {min((len(row.answer_ids) for row in rows), default=0)}"),
-        _proof(
-            "the template adds no words of its own",
-            injected,
-            f"it writes {text[:80]!r} into the conversation" if text else "rendered without and with a system message",
-            "Take these words out of the folder's chat_template.jinja"
-            if told and told[0][0].role == "system"
-            else "Set task.system to the system message that you want, so that training and serving send the same, or take "
-            "these words out of the folder's chat_template.jinja",
-        ),
-        _proof(
-            "every token is in the base's vocabulary",
-            unknown,
-            f"{vocabulary} entries",
-            "Tokenizer and weights belong to different models",
-        ),
+        template,
+        _prove_vocabulary(rows, int(base.config.get("vocab_size", chat.tokenizer.size))),
     ]
     failed = [proof for proof in proofs if not proof.held]
     if failed:
-        raise ProofError(str(chat.folder) if injected else "train", "; ".join(f"not so: {p.name} ({p.words})" for p in failed))
+        place = "train" if template.held else str(chat.folder)
+        raise ProofError(place, "; ".join(f"not so: {proof.name} ({proof.words})" for proof in failed))
     return proofs
+
+
+def _prove_mask(rows: Sequence[Row], replies: Mapping[str, str], chat: Chat) -> Proof:
+    def is_wrong(row: Row) -> bool:
+        said = chat.tokenizer.decode(row.answer_ids[:-1])
+        return not row.answer_ids or row.answer_ids[-1] != chat.end_id or said.strip() != replies[row.example_id].strip()
+
+    learnt, total = sum(len(row.answer_ids) for row in rows), sum(row.num_tokens for row in rows)
+    return _proof(
+        "the mask covers exactly the answer and its end of turn",
+        [row for row in rows if is_wrong(row)],
+        f"{learnt} of {total} tokens are learnt in {len(rows)} rows",
+    )
+
+
+def _prove_prompt(rows: Sequence[Row], requests: Mapping[str, Request], chat: Chat) -> Proof:
+    num_merged = sum(row.is_merged for row in rows)
+    return _proof(
+        "the prompt is a token prefix of the whole, as an engine sends it",
+        [row for row in rows if tuple(chat.prompt_ids(requests[row.example_id].messages)) != row.prompt_ids],
+        f"{len(rows)} prompts rendered again; {num_merged} rows would merge across the seam and keep the prompt's ids",
+    )
+
+
+def _prove_length(rows: Sequence[Row], requests: Mapping[str, Request], max_length: int) -> Proof:
+    # Such an answer is learnt whole, but an engine will never be given the room to say it.
+    num_roomless = sum(len(row.answer_ids) > requests[row.example_id].max_tokens for row in rows)
+    roomless = f"; {num_roomless} of the answers have more tokens than task.max_tokens leaves room for" if num_roomless else ""
+    return _proof(
+        "no answer is cut",
+        [row for row in rows if row.num_tokens > max_length],
+        f"longest row {max((row.num_tokens for row in rows), default=0)} of {max_length} tokens{roomless}",
+        "Raise train.max_length, or drop over-long rows: data.clean.over_long=drop",
+    )
+
+
+def _prove_template(rows: Sequence[Row], requests: Mapping[str, Request], chat: Chat) -> Proof:
+    # What a template adds hangs on who speaks first and whether there is a system message: one conversation of each kind.
+    openings = {tuple(message.role for message in request.messages[:2]): request.messages for request in requests.values()}
+    told = next(((messages, text) for messages in openings.values() if (text := chat.injected_text(messages))), None)
+    name = "the template adds no words of its own"
+    if told is None:
+        return _proof(name, [], "rendered without and with a system message")
+    messages, text = told
+    remedy = (
+        "Take these words out of the folder's chat_template.jinja"
+        if messages[0].role == "system"
+        else "Set task.system to the system message that you want, so that training and serving send the same, or take "
+        "these words out of the folder's chat_template.jinja"
+    )
+    return _proof(name, rows[:1], f"it writes {text[:80]!r} into the conversation", remedy)
+
+
+def _prove_vocabulary(rows: Sequence[Row], vocabulary: int) -> Proof:
+    return _proof(
+        "every token is in the base's vocabulary",
+        [row for row in rows if max((*row.prompt_ids, *row.answer_ids)) >= vocabulary],
+        f"{vocabulary} entries",
+        "Tokenizer and weights belong to different models",
+    )
 
 
 def prove_moved(before: dict[str, Any], after: dict[str, Any]) -> Proof:
