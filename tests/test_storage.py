@@ -1,8 +1,10 @@
 """Files: whole or not at all, whatever breaks; hashes that tell contents apart."""
 
+import errno
 import hashlib
 import json
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +18,7 @@ from whet import storage
 from whet.errors import InputError
 from whet.storage import (
     canonical,
+    clear_stages,
     hash_file,
     hash_folder,
     hash_text,
@@ -133,6 +136,63 @@ def test_a_folder_that_a_killed_process_had_put_aside_comes_back(tmp_path: Path,
         raise BrokenError
     assert names(tmp_path) == ["f"]
     assert names(tmp_path / "f") == ["one"]
+
+
+def test_what_bears_our_own_number_was_left_by_another_process(tmp_path: Path) -> None:
+    # In a container the first process has the same number every time.
+    for kind in ("part", "old"):
+        (tmp_path / f".f.{os.getpid()}.{kind}").mkdir()
+        (tmp_path / f".f.{os.getpid()}.{kind}" / kind).write_text("1")
+    with pytest.raises(BrokenError), staged_folder(tmp_path / "f"):
+        raise BrokenError
+    assert names(tmp_path / "f") == ["old"]
+    with staged_folder(tmp_path / "f") as staged:
+        (staged / "new").write_text("2")
+    assert names(tmp_path / "f") == ["new"]
+    assert names(tmp_path) == ["f"]
+
+
+def test_all_that_killed_processes_left_in_a_folder_is_cleared(tmp_path: Path, dead: int) -> None:
+    live = f".a.{os.getppid()}.part"
+    for name in (f".step-1.{dead}.part", f".step-2.5.{dead}.old", live, "a", f".a.{dead}.kept"):
+        (tmp_path / name).mkdir()
+    clear_stages(tmp_path)
+    assert names(tmp_path) == sorted([live, "a", f".a.{dead}.kept", "step-2.5"])
+    clear_stages(tmp_path / "none")
+
+
+def test_names_are_synced_in_their_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+
+    def note(file: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{file}").readlink().name)
+
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("needs /proc")
+    monkeypatch.setattr(storage.os, "fsync", note)
+    write_text(tmp_path / "in" / "a.txt", "x")
+    assert synced[-1] == "in"  # after the file, which had another name then
+    assert len(synced) == 2
+    synced.clear()
+    with staged_folder(tmp_path / "f") as staged:
+        (staged / "sub").mkdir()
+        (staged / "sub" / "one").write_text("1")
+    stage = f".f.{os.getpid()}.part"
+    assert sorted(synced[:2]) == ["one", "sub"]
+    assert synced[2:] == [stage, tmp_path.name]
+
+
+def test_a_file_system_that_can_not_sync_folders_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sync = os.fsync
+
+    def refuse(file: int) -> None:
+        if stat.S_ISDIR(os.fstat(file).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        sync(file)
+
+    monkeypatch.setattr(storage.os, "fsync", refuse)
+    write_text(tmp_path / "a.txt", "x")
+    assert (tmp_path / "a.txt").read_text() == "x"
 
 
 def test_one_at_a_time_works_in_a_folder(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import Field
 
+from whet.backends.base import DeviceSettings
 from whet.config import Places, Settings, apply_overrides, load, read_yaml
 from whet.data.build import DataSettings
 from whet.evaluate.run import EvaluateSettings
@@ -25,6 +26,8 @@ class Recipe(Settings):
     """Where its examples come from."""
     train: TrainSettings | None = TrainSettings()
     """How it is trained; null only evaluates the base."""
+    device: DeviceSettings = DeviceSettings()
+    """Where and how the base is computed."""
     evaluate: EvaluateSettings = EvaluateSettings()
     """How base and specialist are compared."""
 

@@ -1,6 +1,7 @@
 """Files: JSONL in and out, atomic writes, content hashes, marks of finished steps."""
 
 import contextlib
+import errno
 import glob
 import hashlib
 import json
@@ -52,6 +53,7 @@ def written(path: Path) -> Iterator[Any]:
             file.flush()
             os.fsync(file.fileno())
         staged.replace(path)
+        _sync_folder(path.parent)
     except OSError as error:
         raise InputError(str(path), f"can't be written ({error.strerror})", "Free some space or choose another place") from None
     finally:
@@ -59,11 +61,28 @@ def written(path: Path) -> Iterator[Any]:
             staged.unlink()
 
 
+def _sync_folder(folder: Path) -> None:
+    """A new name in a folder outlives a power cut only when the folder itself was synced."""
+    if os.name == "nt":
+        return  # folders can't be opened there, and names are kept by the file system's own journal
+    at = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(at)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that has no such thing
+            raise
+    finally:
+        os.close(at)
+
+
 def _sweep(path: Path) -> None:
-    """Clear away what killed processes left beside `path`; a folder that one had just put aside gets its name back."""
+    """Clear away what killed processes left beside `path`; a folder that one had just put aside gets its name back.
+
+    Call before anything is staged: what bears our own number was left by a process that had it before us (containers).
+    """
     for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
         pid, _, kind = left.name.removeprefix(f".{path.name}.").partition(".")
-        if not pid.isdigit() or kind not in ("part", "old") or _is_running(int(pid)):
+        if not pid.isdigit() or kind not in ("part", "old") or _is_at_work(int(pid)):
             continue
         if kind == "old" and not path.exists():
             left.replace(path)
@@ -73,7 +92,17 @@ def _sweep(path: Path) -> None:
             left.unlink(missing_ok=True)
 
 
-def _is_running(pid: int) -> bool:
+def clear_stages(folder: Path) -> None:
+    """Clear away what killed processes had half written in a folder, under whatever name."""
+    for left in list(folder.glob(".*.part")) + list(folder.glob(".*.old")):
+        name = left.name.removeprefix(".").rsplit(".", 2)[0]
+        _sweep(folder / name)
+
+
+def _is_at_work(pid: int) -> bool:
+    """Whether another process of this number runs."""
+    if pid == os.getpid():
+        return False
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -149,19 +178,22 @@ def read_jsonl(path: Path) -> Iterator[Any]:
 def staged_folder(folder: Path) -> Iterator[Path]:
     """A folder that takes its name only when it is whole; the one that stood there before is replaced."""
     staged = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    shutil.rmtree(staged, ignore_errors=True)
     try:
-        staged.mkdir(parents=True)
         _sweep(folder)
+        staged.mkdir(parents=True)
         yield staged
         for path in staged.rglob("*"):
             if path.is_file():
                 with path.open("rb") as file:
                     os.fsync(file.fileno())
+            else:
+                _sync_folder(path)
+        _sync_folder(staged)
         old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
         if folder.exists():
             folder.replace(old)
         staged.replace(folder)
+        _sync_folder(folder.parent)
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise InputError(str(folder), f"can't be written ({error.strerror})", "Free some space or choose another place") from None

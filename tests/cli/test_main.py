@@ -25,6 +25,7 @@ COMMANDS = [
     "demo",
     "run",
     "train",
+    "plan",
     "evaluate",
     "compare",
     "ask",
@@ -162,7 +163,7 @@ def test_a_recipe_is_explained(whet, recipe: str) -> None:
 
 def test_the_schema_is_json_and_knows_every_section(whet) -> None:
     schema = json.loads(whet("recipe", "schema").out)
-    assert set(schema["properties"]) == {"name", "base", "task", "data", "train", "evaluate"}
+    assert set(schema["properties"]) == {"name", "base", "task", "data", "train", "device", "evaluate"}
     assert schema["additionalProperties"] is False
 
 

@@ -106,9 +106,13 @@ def test_ranking_scores_the_reply_alone(chat: Chat) -> None:
     asked = request("a", choices=("A", "B", "蹇義卒"))
     ranks = engine(backend, chat).rank(asked)
     (pack,) = backend.packs
-    assert list(pack.prefix) == chat.prompt_ids(asked.messages)
-    assert [chat.tokenizer.decode_all(segment.ids) for segment in pack.segments] == list(asked.choices)  # no end of turn
-    assert all(segment.num_learnt == len(segment.ids) for segment in pack.segments)
+    prompt = chat.prompt_ids(asked.messages)
+    # The prompt's last id predicts the reply's first one, so it stands in each segment and is not scored.
+    assert list(pack.prefix) == prompt[:-1]
+    assert [segment.ids[0] for segment in pack.segments] == [prompt[-1]] * 3
+    assert [chat.tokenizer.decode_all(segment.ids[1:]) for segment in pack.segments] == list(asked.choices)  # no end of turn
+    assert all(segment.num_learnt == len(segment.ids) - 1 for segment in pack.segments)
+    assert pack.leaves == [0, 1, 2]
     assert ranks == [-float(len(segment.ids)) for segment in pack.segments]
 
 

@@ -1,9 +1,11 @@
 """Adapter folders: which base they belong to, and what is refused."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
+from conftest import copy_base
 
 from whet.errors import InputError
 from whet.models.adapter import open_adapter, write_card
@@ -61,3 +63,26 @@ def test_the_fingerprint_tells_adapters_apart(tmp_path: Path, base: BaseModel) -
     assert open_adapter(first, base).fingerprint == open_adapter(second, base).fingerprint
     (second / "adapter_model.safetensors").write_bytes(b"other")
     assert open_adapter(first, base).fingerprint != open_adapter(second, base).fingerprint
+
+
+def test_a_whole_model_opens_on_its_base(tmp_path: Path, base: BaseModel) -> None:
+    folder = copy_base(tmp_path / "full")
+    with pytest.raises(InputError, match=r"it is a whole model, without whet's card.*Give it as the base"):
+        open_adapter(folder, base)
+    write_card(folder, base, {"step": 3})
+    found = open_adapter(folder, base)
+    assert (found.kind, found.config, found.card["step"]) == ("full", base.config, 3)
+    with pytest.raises(InputError, match="another base"):
+        open_adapter(folder, dataclasses.replace(base, fingerprint="f" * 64))
+    (folder / "whet.json").write_text('{"kind": "full"}')
+    with pytest.raises(InputError, match="is no adapter's description"):
+        open_adapter(folder, base)
+
+
+def test_the_card_tells_the_kind(tmp_path: Path, base: BaseModel) -> None:
+    folder = adapter(tmp_path / "a", base)
+    card = json.loads((folder / "whet.json").read_text())
+    assert card["kind"] == open_adapter(folder, base).kind == "lora"
+    (folder / "whet.json").write_text(json.dumps(card | {"kind": "prefix"}))
+    with pytest.raises(InputError, match=r"unknown here \(prefix\)"):
+        open_adapter(folder, base)

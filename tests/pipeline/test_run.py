@@ -1,7 +1,11 @@
 """The whole way on the embedded base: a corpus, a specialist, its evidence; and what a second run does again."""
 
 import json
+import resource
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +18,9 @@ from whet.evaluate.report import Report
 from whet.pipeline.ask import Silent, ask_run
 from whet.pipeline.compare import compare_folders
 from whet.pipeline.run import evaluate_folder, run, saved_recipe
+from whet.pipeline.train_step import StoppedError, forget_checkpoints
 from whet.recipe import recipe_from
-from whet.storage import locked, read_json, write_json
+from whet.storage import hash_folder, locked, read_json, read_jsonl, write_json
 
 pytestmark = pytest.mark.end_to_end
 TAGS = {"name": {"tag": "P"}, "office": {"tag": "O"}}
@@ -108,6 +113,119 @@ def test_a_run_leaves_its_evidence(first: tuple[Path, Report, Log]) -> None:
     assert rows == {"train": 14, "valid": 4, "test": 6}
     assert not [path for path in folder.rglob("*") if path.suffix in (".part", ".old", ".bin", ".pt", ".pkl")]
     assert saved_recipe(folder).name == "tiny"
+
+
+STEPS = ("train.max_steps=5", "train.validate_every=2", "train.checkpoints.every=1")
+TIMED = {"seconds", "seconds_left", "examples_per_s", "tokens_per_s", "learnt_per_s", "peak_memory"}
+
+
+def outcome(folder: Path) -> Any:
+    """What a training leaves, without times."""
+    log = [{name: row[name] for name in row.keys() - TIMED} for row in read_jsonl(folder / "train" / "metrics.jsonl")]
+    result = read_json(folder / "train" / "result.json")["result"]
+    return hash_folder(folder / "train" / "adapter"), {name: result[name] for name in result.keys() - TIMED}, log
+
+
+@pytest.fixture(scope="module")
+def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training of five steps that nothing stopped."""
+    folder = tmp_path_factory.mktemp("trained") / "whole"
+    run(recipe(corpus, *STEPS), folder, Log(), "train")
+    return folder
+
+
+class Noisy(Log):
+    """A watch that keeps what is said, and sends Ctrl-C after some steps."""
+
+    def __init__(self, *stops: int) -> None:
+        super().__init__()
+        self.said: list[str] = []
+        self.steps: list[int] = []
+        self.stops = stops
+
+    def say(self, words: str) -> None:
+        self.said.append(words)
+
+    def trained(self, progress: Any) -> None:
+        self.steps.append(progress.step)
+        if progress.step in self.stops:
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_an_interrupted_training_goes_on_where_it_was(corpus: Path, trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(StoppedError):
+        run(recipe(corpus, *STEPS), folder, Noisy(3), "train")
+    assert read_json(folder / "train" / "result.json")["result"]["ended"] == "interrupted"
+    assert evaluate_folder(folder, Log()).systems[-1].name == "specialist"
+    log = Noisy()
+    # Who watches, and how often it is saved, is no other training.
+    run(recipe(corpus, *STEPS[:2], "train.checkpoints.keep=2"), folder, log, "train")
+    assert log.steps == [4, 5]
+    assert any(words.startswith("goes on at step 3 of 5") for words in log.said)
+    assert outcome(folder) == outcome(trained)
+    forget_checkpoints(folder)
+    assert not (folder / "train" / "checkpoints").exists()
+
+
+def test_a_training_that_is_killed_inside_a_save_ends_the_same(corpus: Path, trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    run(recipe(corpus, *STEPS), folder, Log(), "data")
+    code = (
+        "import sys; from pathlib import Path; from whet.pipeline.ask import Silent; "
+        "from whet.pipeline.run import run, saved_recipe; folder = Path(sys.argv[1]); "
+        "run(saved_recipe(folder), folder, Silent(), 'train')"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(folder)], stderr=subprocess.PIPE, text=True)
+    while not list(folder.glob("train/checkpoints/.step-[2-5].*.part")):
+        assert process.poll() is None, process.communicate()[1]
+    process.kill()
+    process.communicate()
+    log = Noisy()
+    run(recipe(corpus, *STEPS), folder, log, "train")
+    assert 1 < log.steps[0] <= 5, log.said
+    assert outcome(folder) == outcome(trained)
+    assert not list(folder.glob("train/**/.*.part"))
+
+
+class Cramped(Noisy):
+    """A watch after whose second step no file may grow beyond a size: less than a checkpoint needs."""
+
+    def trained(self, progress: Any) -> None:
+        super().trained(progress)
+        if progress.step == 2:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+def test_a_disk_that_is_full_while_saving(corpus: Path, trained: Path, tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(InputError, match=r"can't be written \([^\n]*File too large[^\n]*\)\. Free some space") as caught:
+            run(recipe(corpus, *STEPS), tmp_path, Cramped(), "train")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.exit_code == 2
+    assert [path.name for path in (tmp_path / "train" / "checkpoints").iterdir()] == ["step-1"]
+    log = Noisy()
+    run(recipe(corpus, *STEPS), tmp_path, log, "train")
+    assert log.steps == [2, 3, 4, 5]
+    assert outcome(tmp_path) == outcome(trained)
+
+
+def test_out_of_memory_says_what_to_change(corpus: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def update(*_: Any) -> None:
+        raise InputError("cpu", "out of memory", "Lower something")
+
+    monkeypatch.setattr("whet.backends.on_torch.backend.TorchBackend.update", update)
+    with pytest.raises(InputError, match=r"cpu: out of memory\. Set (train|device)\.\w+="):
+        run(recipe(corpus, *STEPS), tmp_path, Log(), "train")
+
+
+def test_the_best_adapter_can_be_chosen_by_the_score_of_the_task(corpus: Path, tmp_path: Path) -> None:
+    run(recipe(corpus, "train.choose_by=score", "train.score_examples=4"), tmp_path, Log(), "train")
+    result = read_json(tmp_path / "train" / "result.json")["result"]
+    assert len(result["score_curve"]) == len(result["valid_curve"])
+    assert result["best_score"] == max(score for _, score in result["score_curve"])
 
 
 def test_running_again_does_nothing_again(corpus: Path, done: Path, first: tuple[Path, Report, Log]) -> None:

@@ -205,3 +205,16 @@ def test_a_line_of_200_mb_is_never_held(place: Path) -> None:
     assert len(row["raw"]) == 500
     if peak := re.search(r"VmHWM:\s+(\d+) kB", said):  # Linux
         assert int(peak.group(1)) * 1024 < 700 * 2**20
+
+
+@pytest.mark.parametrize("flags", [(), ("--resume",), ("--no-resume",)])
+def test_a_training_begins_anew_only_when_it_is_told_to(
+    whet: Whet, place: Path, monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...]
+) -> None:
+    (place / "run/train/checkpoints/step-2").mkdir(parents=True)
+    (place / "a.jsonl").write_bytes(jsonl(GOOD))
+    (place / "r.yaml").write_text(EXTRACTION + source())
+    monkeypatch.setattr("whet.cli.runs.do_steps", lambda *_: None)
+    code, said = whet.run("train", "r.yaml", *flags, "-o", "run")
+    assert code == 0, said
+    assert (place / "run/train/checkpoints/step-2").is_dir() == (flags != ("--no-resume",))

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from conftest import copy_base, official
 
@@ -106,11 +105,10 @@ def test_a_tokenizer_of_another_model_is_refused(chat: Chat, tmp_path: Path, off
 
 
 def test_weights_must_move() -> None:
-    before = {"a": np.zeros(3), "b": np.ones((2, 2))}
+    before = {"a": "0f", "b": "1e"}
     with pytest.raises(ProofError, match=r"no weight.*learning_rate"):
-        prove_moved(before, {name: value.copy() for name, value in before.items()})
-    after = {"a": np.zeros(3), "b": np.array([[1, 1], [1, 1.1]])}
-    assert prove_moved(before, after).words == "1 of 2 adapter tensors changed"
+        prove_moved(before, dict(before))
+    assert prove_moved(before, {"a": "0f", "b": "2d"}).words == "1 of 2 adapter tensors changed"
 
 
 @pytest.mark.parametrize("reloaded", [0.5 + 2e-4, 0.5 - 2e-4, float("nan"), float("inf")])

@@ -1,9 +1,10 @@
 """What a device does for whet: ids in, ids out; micro-batches, adapter settings, and the Backend protocol."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
 from pydantic import Field
 
@@ -17,39 +18,98 @@ class LoraSettings(Settings):
     """Rank r of the update B A."""
     alpha: float = Field(default=32.0, gt=0)
     """Strength: the update is scaled by alpha / rank."""
+    rslora: bool = False
+    """Scale by alpha / sqrt(rank) instead (Kalajdzievski 2023, arXiv 2312.03732)."""
+    dora: bool = False
+    """Learn the length of each weight's rows apart from their direction (Liu et al. 2024, arXiv 2402.09353)."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the adapter's inputs that is zeroed in training. More than 0 trains padded rows: a shared prefix would
-    share one mask."""
+    """Share of the adapter's inputs that is zeroed in training. Rows of a pack share the mask of their shared prefix."""
     targets: tuple[str, ...] | Literal["all-linear"] = "all-linear"
     """Names of the linear layers to adapt; all-linear takes every one but the head."""
+    last_layers: int | None = Field(default=None, ge=1)
+    """Adapt the last n layers only; null adapts all."""
+    rank_pattern: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
+    """Other ranks for some layers: the end of a module's name, or a regular expression, to its rank."""
+    alpha_pattern: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    """Other strengths for some layers, named in the same way."""
+    save_modules: tuple[str, ...] = ()
+    """Modules that are trained whole and saved with the adapter, such as embed_tokens and lm_head (where they are tied, one
+    stands for both). New tokens of the tokenizer need them."""
+
+
+class FullSettings(Settings):
+    """Full fine-tuning: the base's own weights are trained, and the adapter folder holds a whole model."""
+
+    last_layers: int | None = Field(default=None, ge=1)
+    """Train the last n layers only, and neither embedding, last norm nor head; null trains all weights."""
 
 
 class OptimizerSettings(Settings):
-    """AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101) and the clipping before it."""
+    """The optimiser and the clipping before it."""
 
+    name: Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "adafactor", "lion", "muon"] = "adamw"
+    """adamw: Loshchilov & Hutter 2019, arXiv 1711.05101; adamw_8bit: its moments in 8 bits (Dettmers et al. 2021, arXiv
+    2110.02861), paged: between a CUDA card and its host; adafactor: Shazeer & Stern 2018, arXiv 1804.04235, without relative
+    steps; lion: Chen et al. 2023, arXiv 2302.06675; muon: Jordan 2024, matrices only, the rest by adamw."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """Decoupled weight decay of the adapter's weights, a step and unit of learning rate."""
+    """Decoupled weight decay of the trained matrices (not of vectors), a step and unit of learning rate."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
-    """Decay of the first moment."""
+    """Decay of the first moment; Muon's momentum."""
     beta2: float = Field(default=0.99, ge=0, lt=1)
     """Decay of the second moment."""
+    epsilon: float = Field(default=1e-8, gt=0)
+    """Added to the root of the second moment."""
     max_gradient_norm: float = Field(default=1.0, gt=0)
     """The gradient is scaled down to this norm where it is larger."""
+    b_ratio: float = Field(default=1.0, gt=0)
+    """Learning rate of the adapter's B, and of DoRA's lengths, over that of its A (LoRA+: Hayou et al. 2024, arXiv
+    2402.12354)."""
+
+
+class DeviceSettings(Settings):
+    """Where and how a base is computed."""
+
+    kind: Literal["auto", "cpu", "cuda", "mlx"] = "auto"
+    """auto takes a CUDA card where there is one, MLX on Apple machines that have it, else the CPU."""
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Numbers that the base computes in; the trained weights and the optimiser stay in fp32. auto: bf16 (fp16 on older cards)
+    on CUDA, bf16 on Apple's GPU, fp32 on a CPU."""
+    quantize: Literal["nf4", "int8"] | None = None
+    """Hold the base's linear layers in 4 bits (NF4, double quantisation: Dettmers et al. 2023, arXiv 2305.14314) or 8 bits.
+    On MLX int8 only; for 4 bits name a folder that mlx_lm.convert quantised."""
+    logits_mb: int = Field(default=64, ge=1)
+    """Most memory in MiB that the logits of learnt tokens take at a time."""
+    checkpoint_activations: bool = False
+    """Keep each layer's input only and compute the rest again in the backward pass: less memory, about a third more time."""
+    shard: bool = False
+    """Spread the frozen base's layers over the processes that train together, for a base that one card can't hold; a process
+    that works alone holds it whole."""
+    frozen_cache_mb: int = Field(default=0, ge=0)
+    """Room in MiB for the outputs of frozen lower layers (last_layers), which are then computed once a run; 0 computes them
+    every time."""
+    frozen_cache_on_disk: bool = False
+    """Hold them in a temporary file instead of in memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One example behind a shared prefix: its own ids, and how many of the last ones are learnt."""
+    """Ids of a pack that stand behind its prefix, or behind an earlier segment; how many of the last ones are learnt.
+
+    A segment that others stand behind learns nothing, and the first id of a segment is never learnt.
+    """
 
     ids: tuple[int, ...]
     num_learnt: int
+    parent: int = -1
+    """Number of the segment that this one stands behind; -1 is the pack's prefix."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """Examples that begin with the same ids. Together they are one packed row, or as many padded rows.
+    """A tree of ids: every row is the path from the prefix to a leaf. Together they are one packed row, or many padded ones.
 
-    Each segment stands for the row `prefix + segment.ids`; its last `num_learnt` ids are learnt, so the prefix never is.
+    Segments stand in preorder: a segment comes before those that stand behind it, and those before its next sibling. The
+    prefix is never learnt. Packs that follow each other with an equal prefix have it computed once.
     """
 
     prefix: tuple[int, ...]
@@ -57,17 +117,40 @@ class Pack:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens that a packed row computes."""
+        """Tokens that a packed row computes, its prefix included."""
         return len(self.prefix) + sum(len(segment.ids) for segment in self.segments)
+
+    @property
+    def leaves(self) -> list[int]:
+        """Numbers of the segments that end a row."""
+        inner = {segment.parent for segment in self.segments}
+        return [number for number in range(len(self.segments)) if number not in inner]
+
+    def row(self, leaf: int) -> tuple[int, ...]:
+        """The ids of the row that ends in a segment."""
+        path, at = [], leaf
+        while at >= 0:
+            path.append(self.segments[at].ids)
+            at = self.segments[at].parent
+        return (*self.prefix, *(token for ids in reversed(path) for token in ids))
 
     @property
     def num_padded(self) -> int:
         """Tokens that padded rows compute, the padding included."""
-        return len(self.segments) * (len(self.prefix) + max((len(segment.ids) for segment in self.segments), default=0))
+        lengths = [len(self.row(leaf)) for leaf in self.leaves]
+        return len(lengths) * max(lengths, default=0)
 
     @property
     def num_learnt(self) -> int:
         return sum(segment.num_learnt for segment in self.segments)
+
+
+@dataclass(frozen=True, slots=True)
+class StepLimits:
+    """A step whose mean loss a learnt token (nats) or gradient norm is larger is not taken."""
+
+    loss: float = math.inf
+    gradient_norm: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +162,10 @@ class StepResult:
     num_learnt: int
     gradient_norm: float
     """Norm of the gradient of the mean loss a learnt token, before clipping."""
+    num_computed: int = 0
+    """Tokens that the device computed: shared prefixes once, the padding of padded rows included."""
+    is_taken: bool = True
+    """Whether the weights were changed: not where loss or gradient are no number, or beyond the limits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,19 +177,25 @@ class Generated:
 
 
 class Backend(Protocol):
-    """A base on a device, with at most one adapter attached. Knows no text."""
+    """A base on a device, with at most one adapter attached. Knows no text.
+
+    Over several processes (ranks) every method is called by all of them with the same arguments and gives all the same.
+    """
 
     row_layout: Literal["packed", "padded"]
     """How micro-batches are computed; padded where this model's attention can't be packed."""
     layout_reason: str
     """Why rows are padded; empty where they are packed."""
+    rank: int
+    """Number of this process among those that train together; 0 writes the files."""
+    num_ranks: int
 
-    def attach(self, adapter: LoraSettings | Path | None, seed: int = 0) -> None:
+    def attach(self, adapter: LoraSettings | FullSettings | Path | None, seed: int = 0) -> None:
         """Put a fresh adapter on the base, load one from its folder, or leave it bare. Replaces the one that was there."""
         ...
 
     def save_adapter(self, folder: Path) -> None:
-        """Write the adapter in PEFT's layout into an existing folder."""
+        """Write the adapter in PEFT's layout into an existing folder; after full fine-tuning, the whole model."""
         ...
 
     def check_layout(self, packs: Sequence[Pack]) -> str:
@@ -111,12 +204,12 @@ class Backend(Protocol):
         """
         ...
 
-    def update(self, packs: Sequence[Pack], learning_rate: float) -> StepResult:
+    def update(self, packs: Sequence[Pack], learning_rate: float, limits: StepLimits = StepLimits()) -> StepResult:
         """One optimiser step over micro-batches: losses summed over learnt tokens, divided once by their number."""
         ...
 
-    def loss(self, pack: Pack) -> tuple[float, int]:
-        """Summed loss and learnt tokens of one pack, without gradients."""
+    def loss(self, packs: Sequence[Pack]) -> tuple[float, int]:
+        """Summed loss and learnt tokens of packs, without gradients."""
         ...
 
     def generate(self, prompts: Sequence[Sequence[int]], max_tokens: int, end_ids: Sequence[int]) -> list[Generated]:
@@ -124,13 +217,23 @@ class Backend(Protocol):
         ...
 
     def log_likelihoods(self, pack: Pack) -> list[float]:
-        """For each segment the summed log-probability of its learnt ids, in nats."""
+        """For each leaf the summed log-probability of its learnt ids, in nats."""
         ...
 
-    def state(self) -> dict[str, Any]:
-        """The adapter's weights by name, copied off the device."""
+    def digests(self) -> dict[str, str]:
+        """A hash of each trained tensor by its name: tells whether weights moved, or are the same bits."""
         ...
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Put back weights that `state` gave."""
+    def save_state(self, folder: Path) -> None:
+        """Write all that the next update depends on (weights, optimiser, loss scale) into an existing folder, as safetensors
+        and JSON.
+        """
+        ...
+
+    def load_state(self, folder: Path) -> None:
+        """Put back what `save_state` wrote: the next update gives the same bits. Call after `attach` with the same settings."""
+        ...
+
+    def peak_memory(self) -> int:
+        """Most bytes that the device held since the adapter was attached; on a CPU those of the whole process."""
         ...

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from whet.cli import ask, compare, data, recipe, runs
+from whet.cli import ask, compare, data, plan, recipe, runs
 from whet.errors import WhetError
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
 app.command("demo", epilog="Example: whet demo --out runs/demo")(runs.demo)
 app.command("run", epilog="Example: whet run recipes/chisiec.yaml train.epochs=2 --out runs/mine")(runs.run)
 app.command("train", epilog="Example: whet train recipes/chisiec.yaml train.learning_rate=5e-4")(runs.train)
+app.command("plan", epilog="Example: whet plan recipes/chisiec.yaml device.quantize=nf4")(plan.plan)
 app.command("evaluate", epilog="Example: whet evaluate runs/demo")(runs.evaluate)
 app.command("compare", epilog="Example: whet compare runs/demo/evaluate/base runs/demo/evaluate/specialist")(compare.compare)
 app.command("ask", epilog="Example: whet ask runs/demo 宣德九年，少師蹇義卒。")(ask.ask)
@@ -56,3 +57,7 @@ def main() -> None:
         place = f"{error.filename}: " if error.filename else ""
         print(f"whet: {place}{error.strerror or error}. Free some space, or choose another place", file=sys.stderr)
         sys.exit(2)
+
+
+if __name__ == "__main__":  # python -m whet.cli.main, as torchrun starts it
+    main()

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.resources
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,21 +35,42 @@ def demo(
 
 
 def run(recipe: Recipe, overrides: Overrides = None, out: Out = None) -> None:
-    """Do all steps of a recipe: data, train, evaluate, report. Steps whose inputs are unchanged are skipped."""
+    """Do all steps of a recipe: data, train, evaluate, report. Steps whose inputs are unchanged are skipped,
+    and a training that was interrupted goes on.
+    """
     read = read_settings(recipe, overrides)
     _run(read, out or Path("runs") / read.name)
 
 
-def train(recipe: Recipe, overrides: Overrides = None, out: Out = None) -> None:
+def train(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    out: Out = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume/--no-resume", help="Go on from the last checkpoint of the same recipe and data, or train anew."),
+    ] = True,
+    devices: Annotated[
+        int, typer.Option("--devices", min=1, help="Processes that train together here: one a card, or sharing the CPU's cores.")
+    ] = 1,
+) -> None:
     """Build the data and train the adapter, without evaluating it."""
+    from whet.cli.devices import is_first, launch, must_launch
     from whet.errors import InputError
+    from whet.pipeline.train_step import forget_checkpoints
 
     read = read_settings(recipe, overrides)
     if read.train is None:
         raise InputError(str(recipe), "says `train: null`", "Give it a train section, or evaluate it: whet evaluate RECIPE")
     folder = out or Path("runs") / read.name
+    if must_launch(devices):
+        launch(devices, sys.argv[1:])
+        return
+    if not resume and is_first():
+        forget_checkpoints(folder)
     do_steps(read, folder, "train")
-    typer.echo(f"adapter: {folder / 'train' / 'adapter'}")
+    if is_first():
+        typer.echo(f"adapter: {folder / 'train' / 'adapter'}")
 
 
 def evaluate(
@@ -93,8 +115,8 @@ def _interruptible(folder: Path) -> Iterator[Any]:
         yield watch
     except StoppedError:
         raise InterruptedRunError(
-            f"the best adapter so far is in {folder / 'train' / 'adapter'}; "
-            f"`whet evaluate {folder}` evaluates it, running again trains anew"
+            f"running again goes on from here; the best adapter so far is in {folder / 'train' / 'adapter'}, and "
+            f"`whet evaluate {folder}` evaluates it"
         ) from None
     except KeyboardInterrupt:
         raise InterruptedRunError("finished steps are kept") from None
@@ -110,6 +132,8 @@ def do_steps(recipe: Any, folder: Path, last: Any) -> Any:
 
 
 def _say(report: Any, folder: Path) -> None:
+    if report is None:
+        return  # of several processes the first one alone evaluates
     from whet.cli.table import print_report
 
     print_report(report)

@@ -105,7 +105,7 @@ def _article(name: str) -> str:
 def _convert(source: ExampleFiles, row: JsonRow, name: FormatName) -> Example:
     value: Mapping[str, Any] = row.value
     category = value.get(source.category_key)
-    category = str(category) if isinstance(category, str | int) else ""
+    category = str(category) if isinstance(category, str | int | float) else ""
     if name == "text":
         text = chat_rows.text_of(value, "text")
         if not text.strip():

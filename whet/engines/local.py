@@ -49,8 +49,9 @@ class LocalEngine:
         segments = []
         for choice in request.choices:
             ids = tuple(self.chat.training_ids(request.messages, choice).answer_ids[:-1])
-            segments.append(Segment(ids, len(ids)))
-        longest = max(len(segment.ids) for segment in segments)
+            # The prompt's last id predicts the first learnt one, so it stands in the segment.
+            segments.append(Segment((prompt[-1], *ids), len(ids)))
+        longest = max(segment.num_learnt for segment in segments)
         if len(prompt) + longest > self.max_length:
             raise InputError("", f"the prompt has {len(prompt)} tokens; the base holds {self.max_length}")
-        return self.backend.log_likelihoods(Pack(prompt, tuple(segments)))
+        return self.backend.log_likelihoods(Pack(prompt[:-1], tuple(segments)))

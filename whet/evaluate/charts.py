@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 MAX_POINTS = 300  # more than a line of 1,100 px can show
+SMALLEST = 1e-300  # steps of an axis below this are lost in the rounding of numbers
+SMALLEST_LOSS = 1e-12  # what is below is zero, which a logarithmic scale can't show
 LOG_RATIO = 20  # a loss that falls by more than this is flat at its end on a linear scale
 
 
@@ -68,16 +70,16 @@ def draw_losses(train: Points, valid: Points, best_step: int | None) -> LossChar
     num_left_out = len(train) + len(valid) - len(clean_train) - len(clean_valid)
     if not clean_train and not clean_valid:
         return None
-    thinned, steps_a_point = _thin(clean_train)
+    thinned, steps_a_point = thin(clean_train)
     losses = [loss for _, loss in thinned + clean_valid]
     last_step = max(step for step, _ in clean_train + clean_valid) or 1
-    positive = [loss for loss in losses if loss > 0]
+    positive = [loss for loss in losses if loss > SMALLEST_LOSS]
     is_log = len(positive) == len(losses) and max(losses) > LOG_RATIO * min(losses)
     y_values = _log_ticks(min(losses), max(losses)) if is_log else round_ticks(0.0, max(losses), 4)
     low, high = min(y_values[0], *losses), max(y_values[-1], *losses)
 
     def place(step: int, loss: float) -> tuple[float, float]:
-        up = math.log(loss / low) / math.log(high / low) if is_log else (loss - low) / (high - low)
+        up = (math.log(loss) - math.log(low)) / (math.log(high) - math.log(low)) if is_log else (loss - low) / (high - low)
         return round(100 * step / last_step, 2), round(100 * (1 - up), 2)
 
     dots = tuple(Dot(*place(step, loss), f"step {step:,}: {loss:.4g}") for step, loss in clean_valid)
@@ -99,14 +101,15 @@ def draw_bars(stages: Sequence[tuple[str, int, str]]) -> tuple[Bar, ...]:
 
 def round_ticks(low: float, high: float, num: int) -> list[float]:
     """About `num` round steps (1, 2 or 5 times a power of ten) from `low` until `high` is reached."""
-    if high <= low:
-        return [low, low + 1]
     raw = (high - low) / num
+    if raw < SMALLEST:
+        return [low, low + 1]
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * (1 - 1e-9))
     first = math.floor(low / step)
     last = math.ceil(high / step - 1e-9)
-    return [round(number * step, 12) for number in range(first, last + 1)]
+    decimals = 1 - math.floor(math.log10(step))
+    return [round(number * step, decimals) for number in range(first, last + 1)]
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
@@ -119,7 +122,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
     return [value for value in values if below <= value <= above]
 
 
-def _thin(points: Points) -> tuple[list[tuple[int, float]], int]:
+def thin(points: Points) -> tuple[list[tuple[int, float]], int]:
     """At most MAX_POINTS points, each the mean of as many neighbours; and how many that are."""
     size = max(1, math.ceil(len(points) / MAX_POINTS))
     bins = [points[start : start + size] for start in range(0, len(points), size)]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from whet.errors import InputError
-from whet.pipeline.bench import Bench, Watch
+from whet.pipeline.bench import Bench, Silent, Watch
 from whet.pipeline.run import saved_recipe
 from whet.pipeline.train_step import trained_adapter
 from whet.records import Example, Message, Record, value_to_json
@@ -13,25 +13,6 @@ from whet.tasks.base import Unread
 from whet.tasks.choice_qa import ChoiceQa
 from whet.tasks.extraction import Extraction
 from whet.text.prepare import prepare
-
-
-class Silent:
-    """A watch that tells nobody."""
-
-    def begin(self, step: str, is_skipped: bool) -> None:
-        pass
-
-    def say(self, words: str) -> None:
-        pass
-
-    def count(self, what: str, done: int, total: int | None) -> None:
-        pass
-
-    def trained(self, progress: Any) -> None:
-        pass
-
-    def show(self, pieces: list[tuple[str, bool]]) -> None:
-        pass
 
 
 @dataclass(frozen=True, slots=True)

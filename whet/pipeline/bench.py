@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import whet.errors
 from whet.backends.base import Backend
+from whet.backends.processes import Alone, Company
 from whet.engines.base import Engine
 from whet.errors import InputError
 from whet.models.base_model import BaseModel, open_base
@@ -17,7 +18,7 @@ from whet.storage import canonical, hash_file, hash_text, read_json, read_jsonl,
 from whet.tasks.base import Task
 from whet.tasks.table import open_task
 from whet.text.chat import Chat
-from whet.train.loop import Progress
+from whet.train.course import Progress, TrainResult
 
 
 class Watch(Protocol):
@@ -39,9 +40,35 @@ class Watch(Protocol):
         """A training step is done."""
         ...
 
+    def ended(self, result: TrainResult) -> None:
+        """Training is over; its whole course can be shown."""
+        ...
+
     def show(self, pieces: list[tuple[str, bool]]) -> None:
         """One training row: pieces of text, each with whether it is learnt."""
         ...
+
+
+class Silent:
+    """A watch that tells nobody."""
+
+    def begin(self, step: str, is_skipped: bool) -> None:
+        pass
+
+    def say(self, words: str) -> None:
+        pass
+
+    def count(self, what: str, done: int, total: int | None) -> None:
+        pass
+
+    def trained(self, progress: Any) -> None:
+        pass
+
+    def ended(self, result: Any) -> None:
+        pass
+
+    def show(self, pieces: list[tuple[str, bool]]) -> None:
+        pass
 
 
 @dataclass(frozen=True)
@@ -96,10 +123,14 @@ def hash_code(room: str) -> str:
 
 
 class Bench:
-    """A recipe at work in a folder. Base, chat and backend are opened when first asked for, and once."""
+    """A recipe at work in a folder. Base, chat and backend are opened when first asked for, and once.
 
-    def __init__(self, recipe: Recipe, folder: Path, watch: Watch) -> None:
+    company: the processes that train together; all work in the same folder, and the first alone writes.
+    """
+
+    def __init__(self, recipe: Recipe, folder: Path, watch: Watch, company: Company | None = None) -> None:
         self.recipe, self.folder, self.watch = recipe, Folder(folder), watch
+        self.company: Company = company or Alone()
         self.task: Task = open_task(recipe.task)
 
     @functools.cached_property
@@ -114,7 +145,7 @@ class Bench:
     def backend(self) -> Backend:
         from whet.backends.open import open_backend
 
-        return open_backend(self.base, self.recipe.train.optimizer if self.recipe.train else None)
+        return open_backend(self.base, self.recipe.train.optimizer if self.recipe.train else None, self.recipe.device)
 
     @property
     def token_limit(self) -> int:
@@ -126,10 +157,14 @@ class Bench:
 
     def engine(self, adapter: Path | None) -> Engine:
         """The local engine over the bare base, or over the base with an adapter."""
+        self.backend.attach(adapter)
+        return self.attached_engine("specialist" if adapter else "base")
+
+    def attached_engine(self, name: str = "specialist") -> Engine:
+        """The local engine over what the backend has attached now."""
         from whet.engines.local import LocalEngine
 
-        self.backend.attach(adapter)
-        return LocalEngine("specialist" if adapter else "base", self.backend, self.chat, self.base.max_length)
+        return LocalEngine(name, self.backend, self.chat, self.base.max_length)
 
     def key(self, rooms: tuple[str, ...], *parts: Any) -> str:
         """A hash of what a step reads: other inputs or settings, or other code in these rooms of whet, give another key."""

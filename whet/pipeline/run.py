@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Any, Literal
 
+from whet.backends.processes import is_launched, join
 from whet.config import load
 from whet.data.build import read_manifest
 from whet.errors import InputError
 from whet.evaluate.report import Report
 from whet.pipeline import data_step, evaluate_step, report_step, train_step
-from whet.pipeline.bench import Bench, Watch
+from whet.pipeline.bench import Bench, Silent, Watch
 from whet.recipe import Recipe
 from whet.storage import locked, read_json, write_json
 
@@ -16,22 +17,32 @@ Step = Literal["data", "train", "evaluate"]
 
 
 def run(recipe: Recipe, folder: Path, watch: Watch, last: Step = "evaluate") -> Report | None:
-    """Run the steps up to `last` in a run folder; with "evaluate" the report is written and given back."""
+    """Run the steps up to `last` in a run folder; with "evaluate" the report is written and given back.
+
+    Where several processes were launched, all train, and the first alone does the rest: the others are given no report.
+    """
+    if last == "evaluate" and is_launched() and recipe.device.shard:
+        raise InputError("device.shard", "spreads the base for training only", "Train: whet train; evaluate where the base fits")
+    company = join()
+    if company.rank != 0:
+        return _run(Bench(recipe, folder, Silent(), company), last)
     with locked(folder):
-        return _run(Bench(recipe, folder, watch), last)
+        return _run(Bench(recipe, folder, watch, company), last)
 
 
 def _run(bench: Bench, last: Step) -> Report | None:
-    recipe, folder = bench.recipe, bench.folder.path
-    write_json(folder / "recipe.json", recipe.model_dump(mode="json"))
-    manifest = data_step.run(bench)
-    if last == "data":
-        return None
+    recipe, folder, company = bench.recipe, bench.folder.path, bench.company
+    if company.rank == 0:
+        write_json(folder / "recipe.json", recipe.model_dump(mode="json"))
+        data_step.run(bench)
+    company.wait()
     trained: dict[str, Any] | None = None
-    if recipe.train is not None:
+    if recipe.train is not None and last != "data":
         trained = train_step.run(bench, recipe.train)
-    if last == "train":
+    company.leave()
+    if last != "evaluate" or company.rank != 0:
         return None
+    manifest = read_manifest(bench.folder.data)
     examples, systems = evaluate_step.run(bench)
     return report_step.run(bench, manifest, trained, examples, systems)
 

@@ -3,32 +3,42 @@
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
 
+from whet.data.mix import sources_of
 from whet.errors import InputError
+from whet.evaluate.curve import draw_curve
+from whet.evaluate.run import ask_engine, pick
 from whet.models.adapter import Adapter, open_adapter
+from whet.models.architecture import read_sizes
 from whet.pipeline.bench import Bench
-from whet.storage import hash_file, read_json, write_json
-from whet.train.batches import pack_rows
-from whet.train.encode import encode
-from whet.train.loop import Training, TrainSettings, valid_loss
+from whet.records import Example
+from whet.storage import hash_file, locked, read_json, read_jsonl, write_json, write_text
+from whet.train.batches import num_computed, pack_numbered, pack_rows
+from whet.train.encode import Row, encode
+from whet.train.loop import Progress, Training, TrainResult, TrainSettings, valid_loss
+from whet.train.order import Order, base_losses, difficulties
+from whet.train.plan import Work, lower, setup_of
 from whet.train.proofs import Proof, prove_input, prove_moved, prove_reload, require_rows, show_row
+from whet.train.trackers import Trackers, TrackerSettings, open_trackers
 
-CODE = ("records.py", "text", "tasks", "models", "backends", "train")
+CODE = ("records.py", "data/mix.py", "text", "tasks", "models", "backends", "train")
 ENDED = {
     "finished": "trained to the end",
     "plateau": "stopped early: the validation loss no longer falls",
     "interrupted": "stopped by Ctrl-C",
-    "diverged": "STOPPED: the loss was no number any more; lower train.learning_rate",
+    "diverged": "STOPPED: it diverged, see train/guards.jsonl; lower train.learning_rate, or look at the rows named",
 }
+KINDS: tuple[Literal["cuda", "mlx"], ...] = ("cuda", "mlx")
 SAMPLE = 32  # rows on which packed and padded rows are compared
 
 
 class StoppedError(KeyboardInterrupt):
-    """Training was interrupted and ended cleanly; the best adapter so far is kept."""
+    """Training was interrupted and ended cleanly: it can be taken up, and the best adapter so far is kept."""
 
 
 def train_key(bench: Bench) -> str:
@@ -36,7 +46,9 @@ def train_key(bench: Bench) -> str:
     if bench.recipe.train is None:
         raise InputError("train", "is null in this recipe", "Give it a train section")
     files = [hash_file(bench.folder.data / f"{split}.jsonl") for split in ("train", "valid")]
-    return bench.key(CODE, bench.recipe.train, bench.recipe.task, bench.base.fingerprint, files)
+    # How often it is saved and who watches changes nothing about the adapter.
+    settings = bench.recipe.train.model_dump(mode="json", exclude={"checkpoints", "trackers"})
+    return bench.key(CODE, settings, bench.recipe.task, bench.recipe.device, bench.base.fingerprint, files)
 
 
 def trained_adapter(bench: Bench) -> Adapter:
@@ -52,7 +64,7 @@ def trained_adapter(bench: Bench) -> Adapter:
 
 
 def run(bench: Bench, settings: TrainSettings) -> dict[str, Any]:
-    """Train, unless the same was trained before; gives what train/result.json holds."""
+    """Train, unless the same was trained before; gives what train/result.json holds. An unfinished training is taken up."""
     folder, watch = bench.folder, bench.watch
     key = train_key(bench)
     result_path = folder.train / "result.json"
@@ -62,7 +74,110 @@ def run(bench: Bench, settings: TrainSettings) -> dict[str, Any]:
         return found
     watch.begin("train", False)
     folder.unmark("train")
-    examples, held_out = list(folder.examples("train")), list(folder.examples("valid"))
+    proved, proofs = _prove_rows(bench, settings)
+    shown = show_row(proved.rows[0], bench.chat)
+    watch.show(shown)
+
+    # What an earlier run left must not pass for this one's, should this one break off. Its adapter is the loop's to judge.
+    result_path.unlink(missing_ok=True)
+    shutil.rmtree(folder.answers("specialist"), ignore_errors=True)
+    folder.unmark("evaluate-specialist")
+    with _memory_advised(bench, settings, proved):
+        result, found = _train(bench, settings, proved, key, proofs)
+    for proof in proofs[-2:]:
+        watch.say(f"proved: {proof.name} ({proof.words})")
+    facts = {"result": asdict(result), "proofs": [asdict(proof) for proof in proofs], "shown": shown, **found}
+    if bench.backend.rank == 0:
+        write_json(result_path, facts)
+    if result.ended == "interrupted":
+        raise StoppedError
+    if bench.backend.rank == 0:
+        folder.mark("train", key, ended=result.ended)
+    return facts
+
+
+def _train(
+    bench: Bench, settings: TrainSettings, proved: "_Proved", key: str, proofs: list[Proof]
+) -> tuple[TrainResult, dict[str, Any]]:
+    """Attach an adapter and train it; the proofs about the outcome are added. Gives the result, and facts beside it."""
+    folder, watch, backend = bench.folder, bench.watch, bench.backend
+    _check_cache(bench, settings, [*proved.rows, *proved.valid_rows])
+    backend.attach(settings.adapter, settings.seed)
+    layout = backend.check_layout(pack_rows(proved.rows[:SAMPLE], settings.tokens_per_batch))
+    watch.say(layout)
+    start = backend.digests()
+    training = Training(
+        backend, bench.base, proved.rows, proved.valid_rows, settings, folder.train,
+        key=key, order=proved.order(), score=lambda: _score(bench, settings.score_examples), say=watch.say,
+    )  # fmt: skip
+    is_resumed = training.take_up()
+    with stop_on_interrupt() as is_stopped, _trackers(bench, settings, key, is_resumed) as trackers:
+
+        def tell(progress: Progress) -> None:
+            watch.trained(progress)
+            trackers.log(progress)
+
+        # All processes must stop at the same step, whichever of them was asked.
+        result = training.run(tell, lambda: bench.company.any_of(is_stopped()))
+        trackers.finish(result)
+    if backend.rank == 0:
+        rates = [(row["step"], row["learning_rate"]) for row in read_jsonl(folder.train / "metrics.jsonl")]
+        write_text(folder.train / "curve.svg", draw_curve(result, rates))
+        watch.ended(result)
+    watch.say(f"{ENDED[result.ended]}; the adapter of step {result.best_step} is kept")
+    backend.attach(folder.adapter)
+    proofs.append(prove_moved(start, backend.digests()))
+    proofs.append(prove_reload(result.best_valid_loss, valid_loss(backend, training.valid_packs)))
+    return result, {"layout": layout, "lost_trackers": [asdict(lost) for lost in trackers.lost]}
+
+
+def _check_cache(bench: Bench, settings: TrainSettings, rows: Sequence[Row]) -> None:
+    """A cache of the frozen layers must have something to hold, and room for all of it."""
+    device = bench.recipe.device
+    if not device.frozen_cache_mb:
+        return
+    if settings.adapter.last_layers is None:
+        raise InputError(
+            "device.frozen_cache_mb", "has nothing to hold: all layers are trained", "Set it to 0, or set last_layers"
+        )
+    num_tokens = num_computed(pack_rows(rows, settings.tokens_per_batch))
+    width = read_sizes(bench.base.config).hidden * (2 if device.dtype in ("bf16", "fp16") else 4)
+    needed_mb = (num_tokens * width >> 20) + 1
+    if needed_mb > device.frozen_cache_mb:
+        raise InputError(
+            "device.frozen_cache_mb",
+            f"is {device.frozen_cache_mb}; the frozen layers' outputs for {num_tokens:,} tokens take {needed_mb}",
+            f"Set it to {needed_mb} (with device.frozen_cache_on_disk=true where memory is short), or to 0",
+        )
+
+
+def _score(bench: Bench, num_examples: int) -> float:
+    """The task's headline on the valid split, answered with the adapter as it stands."""
+    examples = pick(list(bench.folder.examples("valid")), num_examples)
+    completions = ask_engine(bench.attached_engine(), bench.task, examples)
+    total = bench.task.total([bench.task.score(example, said) for example, said in zip(examples, completions, strict=True)])
+    measure, figure = total.headline
+    return total.measures[measure][figure]
+
+
+def forget_checkpoints(folder: Path) -> None:
+    """Remove the checkpoints of a run folder, so that its training begins anew."""
+    with locked(folder):
+        shutil.rmtree(folder / "train" / "checkpoints", ignore_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Proved:
+    """The rows of train and valid, and what gives the order of the former once an adapter is attached."""
+
+    rows: list[Row]
+    valid_rows: list[Row]
+    order: Callable[[], Order]
+
+
+def _prove_rows(bench: Bench, settings: TrainSettings) -> tuple[_Proved, list[Proof]]:
+    """All rows, with the proofs about them."""
+    examples, held_out = list(bench.folder.examples("train")), list(bench.folder.examples("valid"))
     rows, valid_rows = encode(examples, bench.task, bench.chat), encode(held_out, bench.task, bench.chat)
     require_rows(rows, "train")
     require_rows(valid_rows, "valid")
@@ -74,37 +189,73 @@ def run(bench: Bench, settings: TrainSettings) -> dict[str, Any]:
         chat=bench.chat,
         base=bench.base,
         max_length=bench.token_limit,
+        # Whether the new tokens' rows are trained is the backend's to say: it refuses them otherwise.
+        num_new=bench.chat.tokenizer.size if settings.lora.save_modules else 0,
     )
     proofs.append(_no_leak(bench))
     for proof in proofs:
-        watch.say(f"proved: {proof.name} ({proof.words})")
-    shown = show_row(rows[0], bench.chat)
-    watch.show(shown)
+        bench.watch.say(f"proved: {proof.name} ({proof.words})")
+    return _Proved(rows, valid_rows, lambda: _order(bench, settings, rows, examples)), proofs
 
-    # What an earlier run left must not pass for this one's, should this one break off.
-    result_path.unlink(missing_ok=True)
-    for old in (folder.adapter, folder.answers("specialist")):
-        shutil.rmtree(old, ignore_errors=True)
-    folder.unmark("evaluate-specialist")
-    bench.backend.attach(settings.lora, settings.seed)
-    layout = bench.backend.check_layout(pack_rows(rows[:SAMPLE], settings.tokens_per_batch))
-    watch.say(layout)
-    start = bench.backend.state()
-    training = Training(bench.backend, bench.base, rows, valid_rows, settings, folder.train, {"train_key": key})
-    with stop_on_interrupt() as is_stopped:
-        result = training.run(watch.trained, is_stopped)
-    watch.say(f"{ENDED[result.ended]}; the adapter of step {result.best_step} is kept")
-    proofs.append(prove_moved(start, bench.backend.state()))
-    bench.backend.attach(folder.adapter)
-    proofs.append(prove_reload(result.best_valid_loss, valid_loss(bench.backend, training.valid_packs)))
-    for proof in proofs[-2:]:
-        watch.say(f"proved: {proof.name} ({proof.words})")
-    facts = {"result": asdict(result), "proofs": [asdict(proof) for proof in proofs], "layout": layout, "shown": shown}
-    write_json(result_path, facts)
-    if result.ended == "interrupted":
-        raise StoppedError
-    folder.mark("train", key, ended=result.ended)
-    return facts
+
+def _order(bench: Bench, settings: TrainSettings, rows: Sequence[Row], examples: Sequence[Example]) -> Order:
+    """The order of the rows; a curriculum by loss asks the backend, whose adapter must be fresh."""
+
+    def losses() -> list[float]:
+        packs = pack_numbered(rows, settings.tokens_per_batch, bench.backend.row_layout)
+        return base_losses(bench.backend, packs, len(rows))
+
+    sources = None
+    if settings.mix is not None:
+        manifest = read_json(bench.folder.data / "manifest.json")
+        sources = sources_of((example.source for example in examples), manifest["sources"])
+    order = Order(
+        len(rows),
+        settings.examples_per_step,
+        settings.seed,
+        settings=settings.order,
+        difficulty=difficulties(settings.order, rows, examples, losses),
+        mixing=settings.mix,
+        sources=sources,
+    )
+    if order.mix_limit:
+        bench.watch.say(order.mix_limit)
+    return order
+
+
+def _trackers(bench: Bench, settings: TrainSettings, key: str, is_resumed: bool) -> Trackers:
+    """The trackers that the user asked for, on the process that writes."""
+    chosen = settings.trackers if bench.backend.rank == 0 else TrackerSettings()
+    facts = bench.recipe.model_dump(mode="json")
+    return open_trackers(chosen, bench.folder.train, facts | {"key": key}, is_resumed=is_resumed, say=bench.watch.say)
+
+
+@contextmanager
+def _memory_advised(bench: Bench, settings: TrainSettings, proved: _Proved) -> Iterator[None]:
+    """Where the device runs out of memory within, the plan says what to change, and to what."""
+    try:
+        yield
+    except InputError as error:
+        if error.what != "out of memory":
+            raise
+        try:
+            sizes = read_sizes(bench.base.config)
+        except InputError:  # a kind of model that can't be planned
+            raise error from None
+        rows = proved.rows
+        work = Work(
+            num_rows=len(rows),
+            num_valid=len(proved.valid_rows),
+            tokens=sum(row.num_tokens for row in rows) / len(rows),
+            learnt=sum(len(row.answer_ids) for row in rows) / len(rows),
+            prefix=0,
+            longest=max(row.num_tokens for row in (*rows, *proved.valid_rows)),
+        )
+        kind: Literal["cpu", "cuda", "mlx"] = next((kind for kind in KINDS if error.place.startswith(kind)), "cpu")
+        setup = setup_of(settings, bench.recipe.device, kind)
+        # What was held when it ran out is what the device has for us.
+        advice = lower(sizes, setup, bench.backend.peak_memory(), work)
+        raise InputError(error.place, error.what, advice) from None
 
 
 def _no_leak(bench: Bench) -> Proof:

@@ -1,28 +1,39 @@
-"""The one training loop: steps, validation on the whole split, early stop, the best adapter kept."""
+"""The one training loop: steps, validation on the whole split, early stop, the best adapter kept, checkpoints, guards."""
 
-import json
 import math
+import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from whet.backends.base import Backend, LoraSettings, OptimizerSettings, Pack
-from whet.config import Settings
-from whet.errors import WhetError
+from whet.backends.base import Backend, FullSettings, LoraSettings, OptimizerSettings, Pack, StepLimits, StepResult
+from whet.data.mix import MixSettings
+from whet.errors import InputError, WhetError
 from whet.models.adapter import write_card
 from whet.models.base_model import BaseModel
 from whet.storage import staged_folder
-from whet.train.batches import pack_rows, rows_of_step, steps_per_epoch
+from whet.train.batches import pack_rows
+from whet.train.checkpoint import Checkpoints, CheckpointSettings
+from whet.train.course import Course, Ended, Progress, TrainResult
 from whet.train.encode import Row
+from whet.train.guards import NOTED, Guard, GuardSettings, finite_or_none, reason_of, suspects, words_of
+from whet.train.journal import GUARDS, METRICS, Journal
+from whet.train.order import Order, OrderSettings
+from whet.train.schedule import ScheduleSettings, learning_rate_at
+from whet.train.trackers import TrackerSettings
+
+__all__ = ["Progress", "TrainResult", "TrainSettings", "Training", "valid_loss"]
 
 
-class TrainSettings(Settings):
+class TrainSettings(ScheduleSettings):
     """How the adapter is trained."""
 
+    method: Literal["lora", "full"] = "lora"
+    """lora trains an adapter on the frozen base; full trains the base's own weights."""
     epochs: float = Field(default=3.0, gt=0)
     """Times that every example is seen."""
     max_steps: int | None = Field(default=None, ge=1)
@@ -33,82 +44,65 @@ class TrainSettings(Settings):
     """Most tokens that one micro-batch computes; lower it where memory is short."""
     max_length: int = Field(default=1024, ge=16)
     """Most tokens of a row, prompt and answer together. Longer rows are refused or dropped, never cut."""
-    learning_rate: float = Field(default=1e-3, gt=0)
-    """Largest learning rate."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """How the learning rate falls to zero after the warm-up."""
-    warm_up: float = Field(default=0.05, ge=0, lt=1)
-    """Share of the steps over which the learning rate rises from zero."""
     validate_every: int | None = Field(default=None, ge=1)
     """Steps between validations on the whole valid split; null takes a quarter of an epoch."""
+    choose_by: Literal["valid_loss", "score"] = "valid_loss"
+    """Which adapter is best, and what the patience looks at: the lowest validation loss or the highest score of the task."""
+    score_examples: int = Field(default=100, ge=1)
+    """Most examples of the valid split that the score is measured on, spread evenly; with choose_by score."""
     patience: int | None = Field(default=4, ge=1)
     """Validations without improvement after which training stops; null never stops early."""
     min_improvement: float = Field(default=1e-3, ge=0)
-    """By how much, in nats a learnt token, the validation loss must fall to count as improvement for the patience."""
+    """By how much the validation loss (nats a learnt token) must fall, or the score rise, to count for the patience."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of the adapter's start and of the order of examples."""
     lora: LoraSettings = LoraSettings()
-    """The adapter."""
+    """The adapter, with method lora."""
+    full: FullSettings = FullSettings()
+    """What is trained with method full."""
     optimizer: OptimizerSettings = OptimizerSettings()
     """The optimiser."""
+    order: OrderSettings = OrderSettings()
+    """The order of examples."""
+    mix: MixSettings | None = None
+    """How much of an epoch comes from each source; null takes every example once."""
+    guards: GuardSettings = GuardSettings()
+    """What is done about a loss or gradient that leaps or is no number."""
+    checkpoints: CheckpointSettings = CheckpointSettings()
+    """How often the run can be taken up again."""
+    trackers: TrackerSettings = TrackerSettings()
+    """Where the metrics go besides metrics.jsonl."""
 
+    @property
+    def adapter(self) -> LoraSettings | FullSettings:
+        """What is put on the base."""
+        return self.lora if self.method == "lora" else self.full
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Where a run stands after a step."""
-
-    step: int
-    num_steps: int
-    loss: float
-    """Mean over the step's learnt tokens, in nats."""
-    valid_loss: float | None
-    """Set on steps that validated."""
-    best_loss: float
-    tokens_per_s: float
-    """Tokens of examples (prompts and answers, unpacked) that went through training in a second."""
-    seconds: float
-    seconds_left: float
-
-
-@dataclass(frozen=True, slots=True)
-class TrainResult:
-    """How a run ended."""
-
-    ended: Literal["finished", "plateau", "interrupted", "diverged"]
-    steps: int
-    num_steps: int
-    best_step: int
-    best_valid_loss: float
-    first_valid_loss: float
-    seconds: float
-    num_tokens: int
-    """Tokens of the examples seen, unpacked."""
-    num_computed: int
-    """Tokens that the device computed: fewer where prefixes are shared, more where rows are padded."""
-    num_learnt: int
-    train_curve: tuple[tuple[int, float], ...]
-    valid_curve: tuple[tuple[int, float], ...]
-
-
-def learning_rate_at(settings: TrainSettings, step: int, num_steps: int) -> float:
-    """Learning rate of a step (from 0): linear warm-up, then cosine, linear or no decay to zero."""
-    warm_up = round(settings.warm_up * num_steps)
-    if step < warm_up:
-        return settings.learning_rate * (step + 1) / (warm_up + 1)
-    done = (step - warm_up) / max(1, num_steps - warm_up)
-    if settings.schedule == "cosine":
-        return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
-    return settings.learning_rate * ((1 - done) if settings.schedule == "linear" else 1.0)
+    @model_validator(mode="after")
+    def _refuse_the_other_method(self) -> Self:
+        if self.method == "lora" and self.full != FullSettings():
+            raise ValueError("full does nothing with method lora")
+        if self.method == "full" and self.lora != LoraSettings():
+            raise ValueError("lora does nothing with method full")
+        if self.choose_by == "valid_loss" and self.score_examples != TrainSettings.model_fields["score_examples"].default:
+            raise ValueError("score_examples does nothing with choose_by valid_loss")
+        if self.method == "full" and self.optimizer.b_ratio != 1:
+            raise ValueError("optimizer.b_ratio does nothing with method full, which has no adapter")
+        return self
 
 
 def valid_loss(backend: Backend, packs: Sequence[Pack]) -> float:
     """Mean loss a learnt token over all packs."""
-    sums = [backend.loss(pack) for pack in packs]
-    return sum(loss for loss, _ in sums) / sum(count for _, count in sums)
+    total, count = backend.loss(packs)
+    return total / count
 
 
 class Training:
-    """One run of the loop: its rows, its backend with the adapter attached, where it writes."""
+    """One run of the loop: its rows, its backend with the adapter attached, where it writes.
+
+    key: what the run depends on; checkpoints of another key are not taken up. order: of the rows; shuffled if not given.
+    score: the task's score with the adapter that is attached, higher is better. say: is told one line about what matters.
+    """
 
     def __init__(
         self,
@@ -118,109 +112,192 @@ class Training:
         valid_rows: Sequence[Row],
         settings: TrainSettings,
         out: Path,
-        card: dict[str, Any] | None = None,
+        *,
+        key: str = "",
+        order: Order | None = None,
+        score: Callable[[], float] | None = None,
+        say: Callable[[str], None] = lambda words: None,
     ) -> None:
+        if settings.choose_by == "score" and score is None:
+            raise InputError("train.choose_by", "is score, but this task measures none while it trains", "Set it to valid_loss")
         self.backend, self.base, self.settings, self.out = backend, base, settings, out
-        self.card = card or {}
-        self.rows = train_rows
+        self.key, self.rows, self.score = key, train_rows, score if settings.choose_by == "score" else None
+        self.is_writer = backend.rank == 0
+        self.say = say if self.is_writer else lambda words: None
         self.valid_packs = pack_rows(valid_rows, settings.tokens_per_batch, backend.row_layout)
-        per_epoch = steps_per_epoch(len(train_rows), settings.examples_per_step)
+        assert order is not None or (settings.mix is None and settings.order.curriculum == "none"), (
+            "an order that the settings ask for"
+        )
+        self.order = order or Order(len(train_rows), settings.examples_per_step, settings.seed)
+        per_epoch = self.order.steps_per_epoch
         self.num_steps = min(max(1, round(settings.epochs * per_epoch)), settings.max_steps or 10**12)
         self.validate_every = settings.validate_every or max(1, per_epoch // 4)
-        self.best_loss, self.best_step, self.best_state = math.inf, 0, backend.state()
-        self.plateau_loss, self.without_improvement = math.inf, 0
-        self.train_curve: list[tuple[int, float]] = []
-        self.valid_curve: list[tuple[int, float]] = []
-        self.num_tokens = self.num_computed = self.num_learnt = 0
+        self.save_every = settings.checkpoints.every or self.validate_every
+        self.checkpoints = Checkpoints(out / "checkpoints", key, settings.checkpoints, self.say)
+        self.journal = Journal(out, self.is_writer)
+        self.course = Course()
+        self.guard = Guard(settings.guards, settings.optimizer.max_gradient_norm)
+        self.is_begun = False
+        self.fault = ""
+        """Why the run can't go on."""
+
+    @property
+    def adapter_folder(self) -> Path:
+        return self.out / "adapter"
 
     def run(self, watch: Callable[[Progress], None], is_stopped: Callable[[], bool] = lambda: False) -> TrainResult:
-        """Train to the end, a plateau, an interruption or a loss that is no number; the best adapter is on disk afterwards."""
-        self.out.mkdir(parents=True, exist_ok=True)
-        began = time.monotonic()
-        ended: Literal["finished", "plateau", "interrupted", "diverged"] = "finished"
-        step = 0
-        with (self.out / "metrics.jsonl").open("w", encoding="utf-8") as log:
-            self._validate(0)
-            for step in range(1, self.num_steps + 1):
-                loss = self._step(step - 1)
-                checked = None
-                if not math.isfinite(loss):
-                    ended = "diverged"
-                    break
-                if step % self.validate_every == 0 or step == self.num_steps:
-                    checked = self._validate(step)
-                seconds = time.monotonic() - began
-                progress = Progress(
-                    step,
-                    self.num_steps,
-                    loss,
-                    checked,
-                    self.best_loss,
-                    self.num_tokens / seconds,
-                    seconds,
-                    seconds / step * (self.num_steps - step),
-                )
-                # JSON has no infinity, which is the best loss before the first validation.
-                row = {name: value if value is None or math.isfinite(value) else None for name, value in asdict(progress).items()}
-                log.write(json.dumps(row) + "\n")
-                log.flush()
-                watch(progress)
-                if self.settings.patience and self.without_improvement >= self.settings.patience:
-                    ended = "plateau"
-                    break
-                if is_stopped():
-                    ended = "interrupted"
-                    if checked is None:
-                        self._validate(step)
-                    break
-        self.backend.restore(self.best_state)
-        if self.best_step == 0:
-            raise WhetError("train", f"the loss was no number at step {step}; no adapter was kept", "Lower train.learning_rate")
-        return TrainResult(
-            ended,
-            step,
-            self.num_steps,
-            self.best_step,
-            self.best_loss,
-            self.valid_curve[0][1],
-            time.monotonic() - began,
-            self.num_tokens,
-            self.num_computed,
-            self.num_learnt,
-            tuple(self.train_curve),
-            tuple(self.valid_curve),
-        )
+        """Train to the end, a plateau, an interruption or divergence; the best adapter is on disk afterwards.
 
-    def _step(self, step: int) -> float:
-        settings = self.settings
-        picked = [self.rows[n] for n in rows_of_step(len(self.rows), settings.examples_per_step, settings.seed, step)]
-        is_packed = self.backend.row_layout == "packed"
-        packs = pack_rows(picked, settings.tokens_per_batch, self.backend.row_layout)
-        result = self.backend.update(packs, learning_rate_at(settings, step, self.num_steps))
-        self.num_tokens += sum(row.num_tokens for row in picked)
-        self.num_computed += sum(pack.num_tokens if is_packed else pack.num_padded for pack in packs)
-        self.num_learnt += result.num_learnt
-        loss = result.loss_sum / result.num_learnt
-        if not math.isfinite(loss) or not math.isfinite(result.gradient_norm):
-            return math.nan
-        self.train_curve.append((step + 1, loss))
-        return loss
+        Begins at the newest whole checkpoint of this key, if there is one, and ends as if it had never been stopped.
+        """
+        if not self.is_begun:
+            self.take_up()
+        self.began, self.at_start = time.monotonic(), replace(self.course)
+        course = self.course
+        with self.journal.opened(course.step):
+            if not course.valid_curve:
+                self._validate()
+            ended = self._ending()
+            while ended is None:
+                progress = self._advance()
+                if progress is not None:
+                    watch(progress)
+                ended = self._ending() or ("interrupted" if is_stopped() else None)
+                is_due = course.step % self.save_every == 0 or course.step == self.num_steps
+                if not self.fault and (is_due or ended == "interrupted"):
+                    self._save_checkpoint()
+            # After the checkpoint: a run that is taken up again must not know of this validation.
+            if not course.is_validated:
+                self._validate()
+        if course.best_step == 0:
+            raise WhetError("train", f"{self.fault or 'no step was taken'}; no adapter was kept", "Lower train.learning_rate")
+        course.seconds = self._seconds()
+        return course.result(ended, self.num_steps, self.guard.num_refused)
 
-    def _validate(self, step: int) -> float:
-        loss = valid_loss(self.backend, self.valid_packs)
-        self.valid_curve.append((step, loss))
-        # The start is never "best": an adapter that changes nothing is no result.
-        if step and loss < self.best_loss:
-            self.best_loss, self.best_step, self.best_state = loss, step, self.backend.state()
-            self._save()
-        if loss < self.plateau_loss - self.settings.min_improvement:
-            self.plateau_loss, self.without_improvement = loss, 0
+    def take_up(self) -> bool:
+        """Stand where the newest checkpoint of this run stands; False where there is none. `run` does it unless it was done."""
+        self.is_begun = True
+        found = self.checkpoints.newest(is_writer=self.is_writer)
+        if found is None:
+            if self.is_writer:
+                shutil.rmtree(self.adapter_folder, ignore_errors=True)
+            return False
+        self.checkpoints.restore(found, self.backend, self.adapter_folder)
+        self.course = Course.from_json(found.facts["course"])
+        self.guard.restore(found.facts["guard"])
+        self.say(f"goes on at step {found.step} of {self.num_steps} ({found.folder})")
+        return True
+
+    def _ending(self) -> Ended | None:
+        """How the run ends where it stands; None if it goes on."""
+        if self.fault:
+            return "diverged"
+        if self.settings.patience and self.course.without_improvement >= self.settings.patience:
+            return "plateau"
+        return "finished" if self.course.step >= self.num_steps else None
+
+    def _advance(self) -> Progress | None:
+        """One step, and what is due after it; None if the run can't go on."""
+        course, guard = self.course, self.guard
+        rate = learning_rate_at(self.settings, course.step, self.num_steps) * guard.rate_factor
+        rows = [self.rows[number] for number in self.order.rows(course.step)]
+        packs = pack_rows(rows, self.settings.tokens_per_batch, self.backend.row_layout)
+        limits = guard.limits()
+        result = self.backend.update(packs, rate, limits)
+        course.step += 1
+        course.num_examples += len(rows)
+        course.num_tokens += sum(row.num_tokens for row in rows)
+        course.num_computed += result.num_computed
+        course.num_learnt += result.num_learnt
+        if result.is_taken:
+            guard.judge(result)
+            course.train_curve.append((course.step, result.loss_sum / result.num_learnt))
         else:
-            self.without_improvement += 1
+            self._refuse(rows, result, limits)
+        checked = None
+        is_due = course.step % self.validate_every == 0 or course.step == self.num_steps
+        if not self.fault and is_due and not course.is_validated:
+            checked = self._validate()
+        if self.fault:
+            return None
+        progress = self._progress(result, rate, checked)
+        numbers = {name: finite_or_none(value) for name, value in asdict(progress).items()}
+        self.journal.write(METRICS, numbers)
+        return progress
+
+    def _refuse(self, rows: Sequence[Row], result: StepResult, limits: StepLimits) -> None:
+        """Deal with a step that was not taken: name its rows, write it down, stop where the policy says so."""
+
+        def loss_of(row: Row) -> float:
+            return valid_loss(self.backend, pack_rows([row], self.settings.tokens_per_batch, self.backend.row_layout))
+
+        step, reason, follows = self.course.step, reason_of(result, limits), self.guard.judge(result)
+        named = suspects(rows, loss_of)
+        note = {
+            "step": step,
+            "reason": reason,
+            "follows": follows,
+            "loss": finite_or_none(result.loss_sum / result.num_learnt),
+            "gradient_norm": finite_or_none(result.gradient_norm),
+            "rate_factor": self.guard.rate_factor,
+            "rows": [one.to_json() for one in named[:NOTED]],
+        }
+        self.journal.write(GUARDS, note)
+        words = words_of(step, reason, named, follows, self.guard.rate_factor)
+        self.say(words)
+        if follows == "stop":
+            self.fault = words
+
+    def _validate(self) -> float | None:
+        """Loss of the whole valid split, and the score where it is chosen by that; the best adapter is written at once."""
+        course = self.course
+        loss = valid_loss(self.backend, self.valid_packs)
+        score = self.score() if self.score else None
+        if not math.isfinite(loss) or (score is not None and not math.isfinite(score)):
+            self.fault = f"the validation {'loss' if not math.isfinite(loss) else 'score'} is no number at step {course.step}"
+            return None
+        # A step that was not taken changed nothing: the weights are those of the last one that was.
+        if course.note_validation(course.last_taken, loss, score, self.settings.min_improvement):
+            self._save_best()
         return loss
 
-    def _save(self) -> None:
-        facts: dict[str, Any] = {"step": self.best_step, "valid_loss": self.best_loss, **self.card}
-        with staged_folder(self.out / "adapter") as folder:
+    def _save_best(self) -> None:
+        course = self.course
+        facts = {"step": course.best_step, "valid_loss": course.best_loss, "train_key": self.key}
+        if not self.is_writer:
+            self.backend.save_adapter(self.adapter_folder)
+            return
+        with staged_folder(self.adapter_folder) as folder:
             self.backend.save_adapter(folder)
             write_card(folder, self.base, facts)
+
+    def _save_checkpoint(self) -> None:
+        course = self.course
+        course.seconds = self._seconds()
+        self.journal.sync()
+        facts = {"seed": self.settings.seed, "course": course.to_json(), "guard": self.guard.to_json()}
+        self.checkpoints.save(self.backend, course.step, facts, self.adapter_folder, course.best_step)
+
+    def _seconds(self) -> float:
+        return self.at_start.seconds + time.monotonic() - self.began
+
+    def _progress(self, result: StepResult, rate: float, checked: float | None) -> Progress:
+        course, before = self.course, self.at_start
+        here = max(time.monotonic() - self.began, 1e-9)
+        return Progress(
+            step=course.step,
+            num_steps=self.num_steps,
+            loss=result.loss_sum / result.num_learnt,
+            valid_loss=checked,
+            best_loss=course.best_loss,
+            learning_rate=rate,
+            gradient_norm=result.gradient_norm,
+            examples_per_s=(course.num_examples - before.num_examples) / here,
+            tokens_per_s=(course.num_tokens - before.num_tokens) / here,
+            learnt_per_s=(course.num_learnt - before.num_learnt) / here,
+            num_tokens=course.num_tokens,
+            num_computed=course.num_computed,
+            peak_memory=self.backend.peak_memory(),
+            seconds=before.seconds + here,
+            seconds_left=here / (course.step - before.step) * (self.num_steps - course.step),
+        )

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from whet.errors import InputError, ProofError
 from whet.models.base_model import BaseModel
@@ -24,9 +23,19 @@ class Proof:
 
 
 def prove_input(
-    rows: Sequence[Row], examples: Sequence[Example], *, task: Task, chat: Chat, base: BaseModel, max_length: int
+    rows: Sequence[Row],
+    examples: Sequence[Example],
+    *,
+    task: Task,
+    chat: Chat,
+    base: BaseModel,
+    max_length: int,
+    num_new: int = 0,
 ) -> list[Proof]:
-    """Proofs over every row, computed another way than the rows were made; raises ProofError that lists what fails."""
+    """Proofs over every row, computed another way than the rows were made; raises ProofError that lists what fails.
+
+    num_new: entries of the vocabulary that training will make weights for, where they are more than the base's.
+    """
     requests = {example.id: task.ask(example) for example in examples}
     template = _prove_template(rows, requests, chat)
     proofs = [
@@ -39,7 +48,7 @@ def prove_input(
             f"fewest {min((len(row.answer_ids) for row in rows), default=0)}",
         ),
         template,
-        _prove_vocabulary(rows, int(base.config.get("vocab_size", chat.tokenizer.size))),
+        _prove_vocabulary(rows, max(num_new, int(base.config.get("vocab_size", chat.tokenizer.size)))),
     ]
     failed = [proof for proof in proofs if not proof.held]
     if failed:
@@ -108,9 +117,9 @@ def _prove_vocabulary(rows: Sequence[Row], vocabulary: int) -> Proof:
     )
 
 
-def prove_moved(before: dict[str, Any], after: dict[str, Any]) -> Proof:
-    """Whether training changed the adapter: the share of its tensors that differ from the start."""
-    moved = [name for name, tensor in after.items() if bool((tensor != before[name]).any())]
+def prove_moved(before: dict[str, str], after: dict[str, str]) -> Proof:
+    """Whether training changed the adapter: the share of its tensors whose hashes differ from the start."""
+    moved = [name for name, digest in after.items() if digest != before.get(name)]
     proof = Proof("weights moved", len(moved) > 0, f"{len(moved)} of {len(after)} adapter tensors changed")
     if not proof.held:
         raise ProofError(

@@ -1,183 +1,245 @@
-"""The torch backend: a transformers model with a PEFT adapter on CPU or CUDA."""
+"""The torch backend: a transformers model with what is trained on it, on CPU or CUDA, alone or with other processes."""
 
+import hashlib
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
 
-from whet.backends.base import Generated, LoraSettings, OptimizerSettings, Pack, StepResult
-from whet.backends.on_torch.load import adapt, load_adapter, load_model, unpackable_because
-from whet.backends.on_torch.rows import Rows, learnt_log_probabilities, packed_row, padded_rows
-from whet.errors import InputError, WhetError
+from whet.backends.base import (
+    DeviceSettings,
+    FullSettings,
+    Generated,
+    LoraSettings,
+    OptimizerSettings,
+    Pack,
+    Segment,
+    StepLimits,
+    StepResult,
+)
+from whet.backends.on_torch import adapters, generation, sharding
+from whet.backends.on_torch.device import choose_device, choose_dtype, memory_named, peak_memory
+from whet.backends.on_torch.layers import speed_up
+from whet.backends.on_torch.load import load_model
+from whet.backends.on_torch.optimizers import make_optimizer, set_rate
+from whet.backends.on_torch.passes import Passes
+from whet.backends.on_torch.ranks import Ranks, lost_named
+from whet.backends.on_torch.state import load_state, save_state
+from whet.backends.on_torch.steps import Steps
+from whet.errors import WhetError
 from whet.models.base_model import BaseModel
 
-LAYOUT_TOLERANCE = 1e-5  # relative difference of loss and gradient norm above which rows are padded
-PROMPT_TOKENS_AT_ONCE = 24_000  # padded prompt tokens of one generation batch
-MEMORY_SIGNS = ("out of memory", "not enough memory", "allocate memory", "alloc_failed")  # CUDA's, torch's, cuBLAS's words
+LAYOUT_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.05, torch.float16: 0.01}  # of loss and gradient norm, relative
+NO_LIMITS = StepLimits()
 
 
 class TorchBackend:
     """One base on one device, with at most one adapter."""
 
-    def __init__(self, base: BaseModel, optimizer: OptimizerSettings) -> None:
-        self.base = base
-        self.optimizer_settings = optimizer
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        # bf16 halves memory where the hardware computes in it; CPUs of users mostly don't.
-        self.dtype = torch.bfloat16 if self.device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
-        with _memory_named(self.device):
-            self.model = load_model(base, self.dtype, self.device)
+    def __init__(self, base: BaseModel, optimizer: OptimizerSettings, device: DeviceSettings | None = None) -> None:
+        self.base, self.settings, self.optimizer_settings = base, device or DeviceSettings(), optimizer
+        self.ranks = Ranks()
+        self.rank, self.num_ranks = self.ranks.rank, self.ranks.count
+        self.device = choose_device(self.settings, self.ranks.local)
+        self.dtype = choose_dtype(self.settings, self.device)
+        self.ranks.open(self.device)
+        self.is_sharded = self.settings.shard and self.num_ranks > 1
         self.pad_id = _pad_id(base)
-        self.layout_reason = unpackable_because(base.config, getattr(self.model.config, "_attn_implementation", "sdpa"))
-        self.row_layout: Literal["packed", "padded"] = "padded" if self.layout_reason else "packed"
         self.peft: Any = None
+        self.is_full = False
         self.optimizer: torch.optim.Optimizer | None = None
+        self.steps = Steps(0, is_scaled=False)
+        self.passes: Any = None
+        self.row_layout: Literal["packed", "padded"] = "packed"
+        self.layout_reason = ""
+        with memory_named(self.device):
+            self.model = self._load_base()
+            self.num_rows = adapters.num_rows(self.model)
+            self._make_ready()
 
-    def attach(self, adapter: LoraSettings | Path | None, seed: int = 0) -> None:
-        if self.peft is not None:
-            self.model = self.peft.unload()
-            self.peft = self.optimizer = None
-            self.model.requires_grad_(False)
-        if adapter is None:
-            return
-        torch.manual_seed(seed)
-        if isinstance(adapter, LoraSettings):
-            self.peft = adapt(self.model, adapter)
-            if adapter.dropout > 0 and self.row_layout == "packed":
-                self.row_layout, self.layout_reason = "padded", "dropout is on, and a shared prefix would share one mask"
-        else:
-            self.peft = load_adapter(self.model, adapter)
-        settings = self.optimizer_settings
-        self.optimizer = torch.optim.AdamW(
-            self._trained(), lr=0.0, betas=(settings.beta1, settings.beta2), weight_decay=settings.weight_decay
-        )
+    def attach(self, adapter: LoraSettings | FullSettings | Path | None, seed: int = 0) -> None:
+        with memory_named(self.device):
+            self._detach()
+            if adapter is None:
+                return
+            if isinstance(adapter, Path):
+                self.ranks.wait()  # rank 0 may just have written it
+            if self.is_sharded:
+                sharding.check_trainable(adapter)
+            torch.manual_seed(seed)
+            if isinstance(adapter, LoraSettings):
+                self.peft = adapters.adapt(self.model, adapter, _num_tokens(self.base))
+            elif isinstance(adapter, FullSettings):
+                self.model, self.is_full = adapters.adapt_fully(self.model, adapter), True
+            elif not (adapter / "adapter_config.json").is_file():
+                self.model = self.passes = None  # the two need not fit at once
+                self.model = adapters.load_full(self.base, adapter, self.dtype, self.device, self.settings.quantize)
+                self.model, self.is_full = adapters.adapt_fully(self.model, FullSettings()), True
+            else:
+                self.peft = adapters.load_adapter(self.model, adapter)
+            self.steps = Steps(seed, is_scaled=self.dtype == torch.float16)
+            self._make_ready()
 
     def save_adapter(self, folder: Path) -> None:
-        # Asking a hub whether the vocabulary changed is what the default would do.
-        try:
-            self._adapter().save_pretrained(str(folder), save_embedding_layers=False)
-        except SafetensorError as error:
-            raise InputError(
-                str(folder.parent), f"the adapter can't be written ({error})", "Free some space or choose another place"
-            ) from None
+        if self.rank != 0:
+            return
+        if self.is_full:
+            adapters.save_full(self.model, self.base, folder)
+        else:
+            adapters.save_adapter(self._adapter(), folder)
 
     def check_layout(self, packs: Sequence[Pack]) -> str:
         if self.row_layout == "padded":
             return f"rows are padded: {self.layout_reason}"
-        # A pack of one segment can't show that segments see each other.
-        fullest = sorted(packs, key=lambda pack: -len(pack.segments))[:2]
-        sample = [Pack(pack.prefix, pack.segments[:4]) for pack in fullest]
-        with _memory_named(self.device):
-            (loss_a, norm_a), (loss_b, norm_b) = self._measure(sample, "packed"), self._measure(sample, "padded")
+        sample = _sample(packs)
+        # One row at a time: the check must not take more memory than the training.
+        alone = [Pack((), (Segment(pack.row(leaf), pack.segments[leaf].num_learnt),)) for pack in sample for leaf in pack.leaves]
+        with memory_named(self.device):
+            (loss_a, norm_a), (loss_b, norm_b) = self._measure(sample, "packed"), self._measure(alone, "padded")
         loss_off, norm_off = _relative(loss_a, loss_b), _relative(norm_a, norm_b)
         figures = f"loss differs by {loss_off:.1e}, gradient norm by {norm_off:.1e} (relative)"
-        tolerance = LAYOUT_TOLERANCE if self.dtype == torch.float32 else 0.05
-        if max(loss_off, norm_off) > tolerance:
+        if self.ranks.any_of(max(loss_off, norm_off) > LAYOUT_TOLERANCE[self.dtype]):
             self.row_layout, self.layout_reason = "padded", f"packed rows gave other values: {figures}"
             return f"rows are padded: {self.layout_reason}"
         return f"rows are packed; against padded rows {figures}"
 
-    def update(self, packs: Sequence[Pack], learning_rate: float) -> StepResult:
-        if self.optimizer is None:
-            raise WhetError("", "there is no adapter to train", "Attach one first")
+    def update(self, packs: Sequence[Pack], learning_rate: float, limits: StepLimits = NO_LIMITS) -> StepResult:
+        optimizer = self._optimizer()
         num_learnt = sum(pack.num_learnt for pack in packs)
-        self.model.eval()
-        for name, module in self._adapter().named_modules():
-            # The adapter's own dropout alone: a base's would be shared over a packed prefix.
-            if "lora_dropout" in name:
-                module.train()
-        loss_sum = 0.0
-        with _memory_named(self.device):
-            for pack in packs:
-                loss = -learnt_log_probabilities(self.model, self._rows(pack, self.row_layout)).sum()
-                (loss / num_learnt).backward()
-                loss_sum += loss.item()
-        norm = torch.nn.utils.clip_grad_norm_(self._trained(), self.optimizer_settings.max_gradient_norm).item()
-        if math.isfinite(loss_sum) and math.isfinite(norm):
-            for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate
-            self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return StepResult(loss_sum, num_learnt, norm)
+        self._prepare(is_training=True)
+        while True:
+            with memory_named(self.device):
+                loss_sum, num_computed, norm = self._gradients(packs, num_learnt)
+            # fp16 alone: the step is computed again, so that none is lost.
+            if math.isfinite(norm) or not math.isfinite(loss_sum) or not self.steps.overflow():
+                break
+            optimizer.zero_grad(set_to_none=True)
+        is_taken = math.isfinite(loss_sum) and math.isfinite(norm)
+        is_taken = is_taken and loss_sum <= limits.loss * num_learnt and norm <= limits.gradient_norm
+        if is_taken:
+            set_rate(optimizer, learning_rate)
+            with memory_named(self.device):
+                optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        self.steps.done()
+        return StepResult(loss_sum, num_learnt, norm, num_computed, is_taken)
 
-    @torch.no_grad()
-    def loss(self, pack: Pack) -> tuple[float, int]:
-        self.model.eval()
-        with _memory_named(self.device):
-            logs_N = learnt_log_probabilities(self.model, self._rows(pack, self.row_layout))
-        return -logs_N.double().sum().item(), pack.num_learnt
+    def loss(self, packs: Sequence[Pack]) -> tuple[float, int]:
+        self._prepare(is_training=False)
+        with memory_named(self.device):
+            own, num_idle = self.ranks.share(packs, is_in_step=self.is_sharded)
+            with lost_named():
+                found = self.passes.loss(own, self.row_layout, num_idle)
+            (total,) = self.ranks.sum_numbers(found)
+        return total, sum(pack.num_learnt for pack in packs)
 
     @torch.no_grad()
     def log_likelihoods(self, pack: Pack) -> list[float]:
-        self.model.eval()
-        # Only training compares packed with padded rows. Segments of one id can't see each other; longer ones are not trusted.
-        layout = self.row_layout if all(len(segment.ids) == 1 for segment in pack.segments) else "padded"
-        with _memory_named(self.device):
-            rows = self._rows(pack, layout)
-            logs_N = learnt_log_probabilities(self.model, rows).double()
-        sums = torch.zeros(len(pack.segments), dtype=torch.float64, device=self.device).index_add_(0, rows.segment_N, logs_N)
-        return [float(value) for value in sums]
+        self._prepare(is_training=False)
+        with memory_named(self.device):
+            losses_N, rows = self.passes.losses(pack, self.row_layout)
+        sums = torch.zeros(len(pack.segments), dtype=torch.float64, device=self.device)
+        sums.index_add_(0, rows.segment_N, -losses_N.double())
+        return [float(sums[leaf]) for leaf in pack.leaves]
 
     def generate(self, prompts: Sequence[Sequence[int]], max_tokens: int, end_ids: Sequence[int]) -> list[Generated]:
+        self._prepare(is_training=False)
+        self.passes.attend_by(self.passes.plain_attention)
+        with memory_named(self.device):
+            return generation.generate(self.model, prompts, max_tokens, end_ids, self.pad_id, self.device)
+
+    def digests(self) -> dict[str, str]:
+        named = [(name, p.detach().cpu().contiguous()) for name, p in self.model.named_parameters() if p.requires_grad]
+        return {name: hashlib.sha256(p.view(torch.uint8).numpy()).hexdigest() for name, p in named}
+
+    def save_state(self, folder: Path) -> None:
+        if self.rank == 0:
+            save_state(folder, self.model, self._optimizer(), self.steps)
+
+    def load_state(self, folder: Path) -> None:
+        load_state(folder, self.model, self._optimizer(), self.steps)
+        self.ranks.check_same("the step", self.steps.count)
+
+    def peak_memory(self) -> int:
+        return peak_memory(self.device)
+
+    def _load_base(self) -> Any:
+        if self.is_sharded:
+            return sharding.load_sharded(self.base, self.settings, self.dtype, self.device, self.ranks)
+        return load_model(self.base, self.dtype, self.device, self.settings.quantize)
+
+    def _detach(self) -> None:
+        """Back to the bare base, bit for bit."""
+        self.passes.close()
+        if self.is_full:
+            self.model = self.passes = None  # before the base is loaded again: both need not fit
+            self.model, self.is_full = self._load_base(), False
+        elif self.peft is not None:
+            self.model, self.peft = adapters.remove_adapter(self.peft, self.num_rows), None
+        else:
+            return
+        self.optimizer = None
+        self._make_ready()
+
+    def _make_ready(self) -> None:
+        """What follows from the model as it stands now: fast layers, passes, the layout of rows."""
+        speed_up(self.model)
         self.model.eval()
-        results: dict[int, Generated] = {}
-        # Prompts of like length together: less padding, and short replies don't wait for long ones.
-        for batch in _batches(sorted(range(len(prompts)), key=lambda i: len(prompts[i])), prompts):
-            for number, made in zip(batch, self._generate([prompts[i] for i in batch], max_tokens, end_ids), strict=True):
-                results[number] = made
-        return [results[number] for number in range(len(prompts))]
+        if self.settings.checkpoint_activations:
+            # transformers renamed it, and warns of the old name.
+            enable = getattr(self.model, "activation_checkpointing_enable", None) or self.model.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
+        if self.is_sharded:
+            sharding.check_whole(self.model)
+        self.passes = Passes(self.model, self.device, self.pad_id, self.settings, is_sharded=self.is_sharded)
+        self.layout_reason = self.passes.unpackable
+        self.row_layout = "padded" if self.layout_reason else "packed"
 
-    def state(self) -> dict[str, Any]:
-        from peft import get_peft_model_state_dict
+    def _prepare(self, *, is_training: bool) -> None:
+        """Dropout of the adapter on or off, and its random numbers."""
+        self.model.eval()
+        if not is_training:
+            return
+        torch.manual_seed(self.steps.random_seed + self.rank)
+        for name, module in self.model.named_modules():
+            # The adapter's own dropout alone: a base's is part of what it was trained with, not of what it is.
+            # The second are transformers' layers, which compute activations twice only where they are told that they train.
+            if "lora_dropout" in name or getattr(module, "gradient_checkpointing", False):
+                module.training = True
 
-        found = get_peft_model_state_dict(self._adapter(), save_embedding_layers=False)
-        return {name: tensor.detach().cpu().clone() for name, tensor in found.items()}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        from peft import set_peft_model_state_dict
-
-        set_peft_model_state_dict(self._adapter(), state)
-
-    @torch.no_grad()
-    def _generate(self, prompts: list[Sequence[int]], max_tokens: int, end_ids: Sequence[int]) -> list[Generated]:
-        from transformers import GenerationConfig
-
-        width = max(map(len, prompts))
-        ids = torch.tensor([[self.pad_id] * (width - len(p)) + list(p) for p in prompts], device=self.device)
-        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.device)
-        # A config of our own: the one in the model's folder may sample, penalise or stop elsewhere.
-        config = GenerationConfig(
-            do_sample=False, max_new_tokens=max_tokens, eos_token_id=list(end_ids), pad_token_id=self.pad_id
-        )
-        with _memory_named(self.device):
-            out = self.model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
-        ends, made = set(end_ids), []
-        for row in out[:, width:].tolist():
-            stop = next((at for at, token in enumerate(row) if token in ends), None)
-            made.append(Generated(tuple(row[:stop]), stop is not None))
-        return made
+    def _gradients(self, packs: Sequence[Pack], num_learnt: int) -> tuple[float, int, float]:
+        """Fill the gradients of the mean loss over all ranks, clipped. Gives loss sum, computed tokens, norm before clipping."""
+        weights, scale = self._trained(), self.steps.scale
+        own, num_idle = self.ranks.share(packs, is_in_step=self.is_sharded)
+        with lost_named():  # a layer that is spread is exchanged while it is computed
+            found = self.passes.backward(own, self.row_layout, scale / num_learnt, num_idle)
+        loss_sum, num_computed = self.ranks.sum_numbers(*found)
+        self.ranks.sum_gradients(weights)
+        if scale != 1:
+            for weight in weights:
+                if weight.grad is not None:
+                    weight.grad.div_(scale)
+        norm = torch.nn.utils.clip_grad_norm_(weights, self.optimizer_settings.max_gradient_norm).item()
+        return loss_sum, int(num_computed), norm
 
     def _measure(self, packs: Sequence[Pack], layout: Literal["packed", "padded"]) -> tuple[float, float]:
         """Mean loss and gradient norm of packs in a layout; nothing is changed."""
-        self._adapter().eval()
+        self._prepare(is_training=False)
         num_learnt = sum(pack.num_learnt for pack in packs)
-        total = 0.0
-        for pack in packs:
-            loss = -learnt_log_probabilities(self.model, self._rows(pack, layout)).sum() / num_learnt
-            loss.backward()
-            total += loss.item()
+        total, _ = self.passes.backward(packs, layout, self.steps.scale / num_learnt)
         norms = [p.grad.norm() for p in self._trained() if p.grad is not None]
-        norm = torch.stack(norms).norm().item() if norms else 0.0
+        norm = torch.stack(norms).norm().item() / self.steps.scale if norms else 0.0
         for parameter in self._trained():
             parameter.grad = None
-        return total, norm
+        return total / num_learnt, norm
 
-    def _rows(self, pack: Pack, layout: Literal["packed", "padded"]) -> Rows:
-        return packed_row(pack, self.device) if layout == "packed" else padded_rows(pack, self.device, self.pad_id)
+    def _optimizer(self) -> torch.optim.Optimizer:
+        """Made when first needed: what only answers has none."""
+        if self.optimizer is None:
+            self.optimizer = make_optimizer(self.model, self.optimizer_settings)
+        return self.optimizer
 
     def _trained(self) -> list[torch.nn.Parameter]:
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -188,16 +250,23 @@ class TorchBackend:
         return self.peft
 
 
-def _batches(order: list[int], prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-    """Runs of `order` whose padded prompts hold at most PROMPT_TOKENS_AT_ONCE tokens."""
-    batch: list[int] = []
-    for number in order:
-        if batch and (len(batch) + 1) * len(prompts[number]) > PROMPT_TOKENS_AT_ONCE:
-            yield batch
-            batch = []
-        batch.append(number)
-    if batch:
-        yield batch
+def _sample(packs: Sequence[Pack]) -> list[Pack]:
+    """A few rows of the fullest packs: a pack of one row can't show that rows see each other."""
+    sample = []
+    for pack in sorted(packs, key=lambda pack: -len(pack.segments))[:2]:
+        kept = pack.segments[:6]
+        while kept and kept[-1].num_learnt == 0:  # those that stood behind it were cut off
+            kept = kept[:-1]
+        sample.append(Pack(pack.prefix, kept) if kept else pack)
+    # The first one twice: a prefix that neighbours share is computed apart.
+    return sample[:1] + sample
+
+
+def _num_tokens(base: BaseModel) -> int:
+    """Entries of the folder's tokenizer."""
+    from whet.text.tokenizer import Tokenizer
+
+    return Tokenizer(base.folder).size
 
 
 def _pad_id(base: BaseModel) -> int:
@@ -216,16 +285,3 @@ def _relative(a: float, b: float) -> float:
     if not (math.isfinite(a) and math.isfinite(b)):
         return math.inf
     return abs(a - b) / max(abs(a), abs(b), 1e-12)
-
-
-@contextmanager
-def _memory_named(device: torch.device) -> Iterator[None]:
-    """Out of memory becomes one line with the setting to change."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        words = str(error).lower()
-        # An "illegal memory access" is another thing.
-        if isinstance(error, RuntimeError) and not any(sign in words for sign in MEMORY_SIGNS):
-            raise
-        raise InputError(str(device), "out of memory", "Lower train.tokens_per_batch, or take a smaller base") from None

@@ -1,10 +1,54 @@
-"""Packs as tensors: one packed row with an exact mask, or plain padded rows, and the log-probabilities of learnt ids."""
+"""Packs as tensors: one packed row with the tree of who sees whom, or plain padded rows."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from whet.backends.base import Pack
+
+FILL = 0.75  # leaves are computed together when the shortest has at least this share of the longest one's tokens
+SHORT = 16  # ids up to which a leaf may be padded whatever its share: a call costs more than so few tokens
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Leaves of like length, computed as one padded batch. n leaves of at most L tokens, M tokens in all."""
+
+    at_S: torch.Tensor
+    """For each of the S = n * L places of the batch the column of its token in the packed row; padding repeats a last token."""
+    at_M: torch.Tensor
+    """Columns of the tokens in the packed row."""
+    slot_M: torch.Tensor
+    """Their places in the flat batch."""
+    empty: torch.Tensor
+    """Places of the flat batch that are padding."""
+    num_leaves: int
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Who sees whom in a packed row of T tokens: token t sees u iff u <= t < end(u), the end of the subtree of u's segment."""
+
+    inner: tuple[tuple[int, int, int], ...]
+    """Segments that others stand behind: first column, column after the last one, column after the whole subtree."""
+    leaves: tuple[Bucket, ...]
+    num_tokens: int
+
+    def ends(self, device: torch.device) -> torch.Tensor:
+        """(T,) the column after each token's subtree."""
+        ends_T = torch.empty(self.num_tokens, dtype=torch.long, device=device)
+        for bucket in self.leaves:
+            at_nL = bucket.at_S.view(bucket.num_leaves, -1)
+            ends_T[at_nL] = at_nL[:, -1:].expand_as(at_nL) + 1
+        for start, end, last in self.inner:
+            ends_T[start:end] = last
+        return ends_T
+
+    @property
+    def seen(self) -> list[tuple[int, int, int]]:
+        """The inner segments that have tokens behind them in this row (a prefix that is computed apart has none)."""
+        return [span for span in self.inner if span[2] > span[1]]
 
 
 @dataclass(frozen=True)
@@ -13,80 +57,116 @@ class Rows:
 
     ids_BT: torch.Tensor
     positions_BT: torch.Tensor
-    mask: torch.Tensor | None
-    """(1, 1, T, T) booleans for a packed row, (B, T) for padded rows; true where a token may be seen."""
+    mask_BT: torch.Tensor | None
+    """True where a token is no padding; None for a packed row."""
+    tree: Tree | None
+    """Who sees whom in a packed row; None for padded rows."""
     row_N: torch.Tensor
     at_N: torch.Tensor
     """Row and column of the token that predicts each learnt id."""
     target_N: torch.Tensor
     segment_N: torch.Tensor
     """Number of the segment that each learnt id belongs to."""
+    longest: int
+    """Tokens of the longest row."""
 
 
-def packed_row(pack: Pack, device: torch.device) -> Rows:
-    """One row: the prefix once, then every segment. A segment sees the prefix and itself; positions go on after the prefix."""
-    num_prefix = len(pack.prefix)
-    ids, positions, owner = list(pack.prefix), list(range(num_prefix)), [-1] * num_prefix
+def packed_row(pack: Pack, device: torch.device, *, is_prefix_apart: bool = False) -> Rows:
+    """One row: the prefix once, then every segment. Positions go on after the parent.
+
+    is_prefix_apart: the row holds the segments only; the prefix was computed before, and every segment sees it.
+    """
+    has_prefix = bool(pack.prefix) and not is_prefix_apart
+    ids: list[int] = list(pack.prefix) if has_prefix else []
+    positions = list(range(len(ids)))
+    starts, firsts = [], []
     at, target, segment_of = [], [], []
     for number, segment in enumerate(pack.segments):
+        first = firsts[segment.parent] + len(pack.segments[segment.parent].ids) if segment.parent >= 0 else len(pack.prefix)
         start = len(ids)
+        starts.append(start)
+        firsts.append(first)
         ids += segment.ids
-        positions += range(num_prefix, num_prefix + len(segment.ids))
-        owner += [number] * len(segment.ids)
-        for offset in range(len(segment.ids) - segment.num_learnt, len(segment.ids)):
-            # The first id of a segment is predicted by the prefix's last token.
-            at.append(start + offset - 1 if offset else num_prefix - 1)
-            target.append(segment.ids[offset])
-            segment_of.append(number)
-    owner_T = torch.tensor(owner, device=device)
-    is_visible_TT = (owner_T[None, :] == -1) | (owner_T[None, :] == owner_T[:, None])
-    mask_TT = is_visible_TT & torch.ones(len(ids), len(ids), dtype=torch.bool, device=device).tril()
+        positions += range(first, first + len(segment.ids))
+        learnt_from = len(segment.ids) - segment.num_learnt
+        assert learnt_from > 0, "the first id of a segment is never learnt"
+        at += range(start + learnt_from - 1, len(ids) - 1)
+        target += segment.ids[learnt_from:]
+        segment_of += [number] * segment.num_learnt
+    tree = _tree(pack, starts, len(ids), len(pack.prefix) if has_prefix else 0, device)
     return Rows(
         torch.tensor([ids], device=device),
         torch.tensor([positions], device=device),
-        mask_TT[None, None],
+        None,
+        tree,
         torch.zeros(len(at), dtype=torch.long, device=device),
-        torch.tensor(at, device=device),
-        torch.tensor(target, device=device),
-        torch.tensor(segment_of, device=device),
+        torch.tensor(at, dtype=torch.long, device=device),
+        torch.tensor(target, dtype=torch.long, device=device),
+        torch.tensor(segment_of, dtype=torch.long, device=device),
+        1 + max(positions),
     )
 
 
+def _tree(pack: Pack, starts: Sequence[int], num_tokens: int, num_prefix: int, device: torch.device) -> Tree:
+    ends = [start + len(segment.ids) for start, segment in zip(starts, pack.segments, strict=True)]
+    last = list(ends)  # column after each segment's subtree
+    for number in reversed(range(len(pack.segments))):
+        parent = pack.segments[number].parent
+        if parent >= 0:
+            last[parent] = max(last[parent], last[number])
+    inner = [(0, num_prefix, num_tokens)] if num_prefix else []
+    leaves = []
+    for number, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        if last[number] > end:
+            inner.append((start, end, last[number]))
+        else:
+            leaves.append((end - start, start))
+    return Tree(tuple(inner), tuple(_buckets(leaves, device)), num_tokens)
+
+
+def _buckets(leaves: Sequence[tuple[int, int]], device: torch.device) -> list[Bucket]:
+    """Leaves, given as length and first column, in batches of like length."""
+    groups: list[list[tuple[int, int]]] = []
+    for length, start in sorted(leaves, reverse=True):
+        longest = groups[-1][0][0] if groups else 0
+        if not groups or (longest > SHORT and length < FILL * longest):
+            groups.append([])
+        groups[-1].append((length, start))
+    buckets = []
+    for group in groups:
+        width = group[0][0]
+        lengths_n1 = torch.tensor([[length] for length, _ in group])
+        offset_nL = torch.arange(width).expand(len(group), width)
+        at_S = (torch.tensor([[start] for _, start in group]) + offset_nL.minimum(lengths_n1 - 1)).flatten()
+        is_token_S = (offset_nL < lengths_n1).flatten()
+        slot_M, empty = is_token_S.nonzero()[:, 0], (~is_token_S).nonzero()[:, 0]
+        buckets.append(Bucket(*(t.to(device) for t in (at_S, at_S[slot_M], slot_M, empty)), len(group)))
+    return buckets
+
+
 def padded_rows(pack: Pack, device: torch.device, pad_id: int) -> Rows:
-    """As many rows as segments, prefix and segment one after the other, padded on the right."""
-    rows = [(*pack.prefix, *segment.ids) for segment in pack.segments]
+    """As many rows as leaves, each from the first id of the prefix on, padded on the right."""
+    leaves = pack.leaves
+    rows = [pack.row(leaf) for leaf in leaves]
     width = max(map(len, rows))
     ids = [[*row, *[pad_id] * (width - len(row))] for row in rows]
-    mask = [[1] * len(row) + [0] * (width - len(row)) for row in rows]
-    row_of, at, target = [], [], []
-    for number, (row, segment) in enumerate(zip(rows, pack.segments, strict=True)):
-        for offset in range(len(row) - segment.num_learnt, len(row)):
+    mask = [[True] * len(row) + [False] * (width - len(row)) for row in rows]
+    row_of, at, target, segment_of = [], [], [], []
+    for number, (row, leaf) in enumerate(zip(rows, leaves, strict=True)):
+        for offset in range(len(row) - pack.segments[leaf].num_learnt, len(row)):
             row_of.append(number)
             at.append(offset - 1)
             target.append(row[offset])
+            segment_of.append(leaf)
     positions_BT = torch.arange(width, device=device)[None].expand(len(rows), -1)
     return Rows(
         torch.tensor(ids, device=device),
         positions_BT,
         torch.tensor(mask, device=device),
-        torch.tensor(row_of, device=device),
-        torch.tensor(at, device=device),
-        torch.tensor(target, device=device),
-        torch.tensor(row_of, device=device),
+        None,
+        torch.tensor(row_of, dtype=torch.long, device=device),
+        torch.tensor(at, dtype=torch.long, device=device),
+        torch.tensor(target, dtype=torch.long, device=device),
+        torch.tensor(segment_of, dtype=torch.long, device=device),
+        width,
     )
-
-
-def learnt_log_probabilities(model: torch.nn.Module, rows: Rows) -> torch.Tensor:
-    """(N,) log-probabilities of the learnt ids, in nats, computed in fp32. The head runs at learnt columns only."""
-    columns_K, slot_N = torch.unique(rows.at_N, return_inverse=True)
-    logits_BKV = model(
-        input_ids=rows.ids_BT,
-        position_ids=rows.positions_BT,
-        attention_mask=rows.mask,
-        use_cache=False,
-        logits_to_keep=columns_K,
-    ).logits
-    # A few models take no notice of logits_to_keep and give every column.
-    slot_N = slot_N if logits_BKV.shape[1] == len(columns_K) else rows.at_N
-    logits_NV = logits_BKV[rows.row_N, slot_N].float()
-    return -torch.nn.functional.cross_entropy(logits_NV, rows.target_N, reduction="none")
