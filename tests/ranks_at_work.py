@@ -101,6 +101,7 @@ def exchange(ranks: Ranks) -> dict[str, Any]:
         "gradients": [None if weight.grad is None else weight.grad.flatten().tolist() for weight in weights],
         "any": [ranks.any_of(ranks.rank == 1), ranks.any_of(False)],
         "sums": ranks.sum_numbers(0.1, ranks.rank),
+        "first": ranks.first_of([0.1 + ranks.rank, -float(ranks.rank)]),
         "disagreement": disagreement,
     }
 

@@ -1,12 +1,13 @@
 """The torch backend: updates that are exact, repeatable and refused beyond limits; layouts that prove themselves."""
 
+import errno
 import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import PACKS, TREE, assert_close, copy_base, enliven, plain_copy, plain_gradients, take_gradients
+from conftest import PACKS, TREE, assert_close, copy_base, enliven, plain_copy, plain_gradients, random_model, take_gradients
 
 from whet.backends.base import (
     DeviceSettings,
@@ -18,6 +19,7 @@ from whet.backends.base import (
 )
 from whet.backends.on_torch import attention
 from whet.backends.on_torch.backend import TorchBackend
+from whet.errors import InputError
 from whet.models.base_model import BaseModel, open_base
 from whet.text.chat import Chat
 
@@ -243,6 +245,41 @@ def test_attention_that_ignores_the_tree_is_found_before_training(small_base: Ba
         assert_close(trained(backend), weights, 1e-5)
     finally:
         attention.register()
+    backend.attach(None)  # what is evaluated later is computed in the layout that was found right
+    assert (backend.row_layout, f"rows are padded: {backend.layout_reason}") == ("padded", said)
+
+
+def test_attention_that_does_not_run_backward_is_named(small_base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no kernel for this card")
+
+    backend = opened(small_base)
+    monkeypatch.setattr(attention, "_attend_back", fail)
+    assert "they do not run here (no kernel for this card)" in backend.check_layout(PACKS)
+    assert backend.update(PACKS, 1e-3).is_taken
+
+
+def test_a_cache_that_would_hold_nothing_is_refused(small_base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = TorchBackend(small_base, OptimizerSettings(), DeviceSettings(frozen_cache_mb=1))
+    with pytest.raises(InputError, match=r"device\.frozen_cache_mb: has nothing to hold"):
+        backend.attach(LoraSettings(rank=2, last_layers=2))
+    backend = TorchBackend(small_base, OptimizerSettings(), DeviceSettings(frozen_cache_mb=1, frozen_cache_on_disk=True))
+    backend.attach(LoraSettings(rank=2, last_layers=1))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with pytest.raises(InputError, match=r"no room for device\.frozen_cache_mb \(No space left"):
+        backend.update(PACKS, 1e-3)
+    monkeypatch.undo()
+    assert backend.update(PACKS, 1e-3).is_taken
+
+
+def test_layers_that_drop_out_by_themselves_are_not_computed_twice(tmp_path: Path) -> None:
+    folder = random_model(tmp_path / "m", "Qwen2", attention_dropout=0.1)
+    with pytest.raises(InputError, match=r"would drop out \(attention_dropout\)"):
+        TorchBackend(open_base(folder), OptimizerSettings(), DeviceSettings(checkpoint_activations=True))
 
 
 @pytest.mark.parametrize("settings", [FullSettings(), FullSettings(last_layers=1)], ids=["all", "last"])

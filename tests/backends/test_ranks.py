@@ -119,6 +119,7 @@ def test_gradients_are_summed_and_what_nobody_computed_stays_none(trained: Train
         assert found["gradients"] == [[3.0] * 6, None, [1.0] * 6, None]
         assert found["any"] == [True, False]
         assert found["sums"] == [0.2, 1.0]
+        assert found["first"] == [0.1, 0.0]
         assert "do not agree on the rank: 0, 1" in found["disagreement"]
 
 

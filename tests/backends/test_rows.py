@@ -74,7 +74,8 @@ def test_a_packed_row_computes_each_leaf_in_one_bucket(pack: Pack) -> None:
     columns = sorted(column for bucket in tree.leaves for column in bucket.at_M.tolist())
     columns += [column for start, end, _ in tree.inner for column in range(start, end)]
     assert sorted(columns) == list(range(pack.num_tokens))
-    assert sum(bucket.num_leaves for bucket in tree.leaves) == len(pack.leaves)
+    num_alone = sum(last == end for _, end, last in tree.inner)
+    assert sum(bucket.num_leaves for bucket in tree.leaves) + num_alone == len(pack.leaves)
     for bucket in tree.leaves:
         assert torch.equal(bucket.at_S[bucket.slot_M], bucket.at_M)
         assert sorted(bucket.slot_M.tolist() + bucket.empty.tolist()) == list(range(len(bucket.at_S)))
@@ -94,6 +95,9 @@ def test_padded_rows_are_the_rows_of_the_pack(pack: Pack) -> None:
 
 
 def test_leaves_of_unlike_length_are_not_padded_to_each_other() -> None:
-    lengths = (100, 90, 40, 4, 1)
+    lengths = (100, 90, 40, 38, 4, 1)
     tree = packed_row(Pack((), tuple(Segment((5,) * length, 0) for length in lengths)), CPU).tree
-    assert [(bucket.num_leaves, len(bucket.empty)) for bucket in tree.leaves] == [(2, 10), (1, 0), (2, 3)]
+    assert [(bucket.num_leaves, len(bucket.empty)) for bucket in tree.leaves] == [(2, 2), (2, 3)]
+    # Long ones are computed by themselves, with nothing behind them.
+    assert tree.inner == ((0, 100, 100), (100, 190, 190))
+    assert tree.seen == []

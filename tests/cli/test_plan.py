@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from whet.backends.on_torch import calibrate
 from whet.cli.plan import plan
 from whet.data.sources import read
-from whet.errors import InputError
+from whet.errors import InputError, SettingsError
 from whet.recipe import read_recipe
 from whet.records import Example, example_to_json
 from whet.train.plan import FIELD_MODELS
@@ -90,6 +90,37 @@ def test_the_data_of_the_run_folder_are_counted_where_they_were_built(ask: Any, 
     (data / "manifest.json").write_text("{}")
     work = json.loads(ask("r.yaml", "--json"))["work"]
     assert (work["num_rows"], work["num_valid"], work["is_sample"]) == (10, 3, False)
+
+    (data / "manifest.json").write_text(json.dumps({"sources": [{"name": "a", "files": [rows[0].source.rpartition(":")[0]]}]}))
+    mixed = json.loads(ask("r.yaml", "train.mix.caps={a: 4}", "--json"))
+    assert mixed["work"]["num_rows"] == 4
+
+
+def test_a_mix_sets_the_rows_of_an_epoch(ask: Any, tmp_path: Path) -> None:
+    found = json.loads(ask("r.yaml", "train.mix.epoch_size=20", "--json"))
+    assert (found["work"]["num_rows"], found["steps"]) == (20, 4)  # two epochs of 20 rows, 16 a step
+    capped = json.loads(ask("r.yaml", "train.mix.caps={a.txt: 10}", "--json"))
+    assert (capped["work"]["num_rows"], capped["steps"]) == (10, 2)
+    assert any("an epoch has 10 rows of the 32" in note for note in capped["notes"])
+    with pytest.raises(SettingsError, match="no source of training examples is named b"):
+        ask("r.yaml", "train.mix.weights={b.txt: 1}")
+
+
+def test_a_mix_over_sources_that_are_not_counted_is_told(ask: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("whet.pipeline.plan.MOST_READ", 30)
+    found = json.loads(ask("r.yaml", "train.mix.epoch_size=5", "--json"))
+    assert found["work"]["num_rows"] == 24
+    assert any("train.mix is not counted" in note for note in found["notes"])
+
+
+def test_a_base_that_is_stored_quantised_is_told_what_training_would_say(ask: Any, tmp_path: Path) -> None:
+    stored = FIELD_MODELS["7B"] | {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
+    (tmp_path / "stored.json").write_text(json.dumps(stored))
+    words = ("r.yaml", "base=/nowhere/qwen", "--config", "stored.json")
+    assert "device.quantize" not in ask(*words)
+    for setting in ("device.quantize=nf4", "device.shard=true", "train.method=full"):
+        with pytest.raises(InputError, match="quantised"):
+            ask(*words, setting)
 
 
 def test_the_table_of_the_field_is_printed(ask: Any) -> None:

@@ -103,12 +103,30 @@ def test_an_unknown_family_is_an_estimate() -> None:
 
 
 @pytest.mark.parametrize(
+    ("keys", "bits"),
+    [
+        ({}, 0),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_use_double_quant": True}, 4.127),  # arXiv 2305.14314
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, 4.5),  # as there, without double quantisation
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, 8),
+        ({"group_size": 64, "bits": 4}, 4.5),  # as mlx_lm.convert prints it
+    ],
+)
+def test_how_a_base_is_stored_is_read(keys: dict[str, Any], bits: float) -> None:
+    sizes = read_sizes({**SMALL, "model_type": "llama", "quantization_config": keys})
+    assert sizes.stored_bytes * 8 == pytest.approx(bits, abs=1e-3)
+
+
+@pytest.mark.parametrize(
     ("change", "told"),
     [
         ({"hidden_size": None}, "says no hidden_size"),
         ({"hidden_size": "64"}, "hidden_size is '64'"),
         ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
         ({"vocab_size": True}, "vocab_size is True"),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "stored quantised by gptq"),
+        ({"quantization_config": {"bits": 4}}, "says no number of bits"),
+        ({"quantization_config": "nf4"}, "in an unknown way"),
         ({"model_type": "deepseek_v3", "n_routed_experts": 8}, "experts of a kind"),
         ({"model_type": "qwen3_moe", "num_experts": 4, "moe_intermediate_size": 8, "mlp_only_layers": [0]}, "mixes layers"),
     ],

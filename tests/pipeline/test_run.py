@@ -15,10 +15,12 @@ import pytest
 from whet.data.annals.write import write
 from whet.errors import InputError
 from whet.evaluate.report import Report
+from whet.pipeline import bench
 from whet.pipeline.ask import Silent, ask_run
+from whet.pipeline.bench import Bench, hash_code
 from whet.pipeline.compare import compare_folders
 from whet.pipeline.run import evaluate_folder, run, saved_recipe
-from whet.pipeline.train_step import StoppedError, forget_checkpoints
+from whet.pipeline.train_step import StoppedError, forget_checkpoints, train_key
 from whet.recipe import recipe_from
 from whet.storage import hash_folder, locked, read_json, read_jsonl, write_json
 
@@ -166,6 +168,10 @@ def test_an_interrupted_training_goes_on_where_it_was(corpus: Path, trained: Pat
     assert outcome(folder) == outcome(trained)
     forget_checkpoints(folder)
     assert not (folder / "train" / "checkpoints").exists()
+    log = Noisy()
+    run(recipe(corpus, *STEPS), folder, log, "train")  # anew, though it was finished
+    assert (log.ran, log.steps) == (["train"], [1, 2, 3, 4, 5])
+    assert outcome(folder) == outcome(trained)
 
 
 def test_a_training_that_is_killed_inside_a_save_ends_the_same(corpus: Path, trained: Path, tmp_path: Path) -> None:
@@ -219,6 +225,39 @@ def test_out_of_memory_says_what_to_change(corpus: Path, trained: Path, tmp_path
     monkeypatch.setattr("whet.backends.on_torch.backend.TorchBackend.update", update)
     with pytest.raises(InputError, match=r"cpu: out of memory\. Set (train|device)\.\w+="):
         run(recipe(corpus, *STEPS), tmp_path, Log(), "train")
+
+
+def test_a_base_that_takes_all_memory_is_opened_once(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+
+    def open_backend(*_: Any) -> None:
+        opened.append(1)
+        raise InputError("cuda:0", "out of memory", "Take a smaller base")
+
+    monkeypatch.setattr("whet.backends.open.open_backend", open_backend)
+    with pytest.raises(InputError, match=r"cuda:0: out of memory\. Take a smaller base"):
+        run(recipe(corpus, *STEPS), tmp_path, Log(), "train")
+    assert len(opened) == 1
+
+
+def test_an_adapter_depends_on_the_names_of_mixed_sources_and_on_what_scores_it(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(recipe(corpus), tmp_path, Log(), "data")
+
+    def keys() -> list[str]:
+        changes = ((), ("train.mix.epoch_size=14",), ("train.choose_by=score",))
+        return [train_key(Bench(recipe(corpus, *change), tmp_path, Log())) for change in changes]
+
+    before = keys()
+    path = tmp_path / "data" / "manifest.json"
+    manifest = read_json(path)
+    manifest["sources"][0]["name"] = "renamed"
+    write_json(path, manifest)
+    assert [old == new for old, new in zip(before, keys(), strict=True)] == [True, False, True]
+    before = keys()
+    monkeypatch.setattr(bench, "hash_code", lambda room: "other" if room == "engines" else hash_code(room))
+    assert [old == new for old, new in zip(before, keys(), strict=True)] == [True, True, False]
 
 
 def test_the_best_adapter_can_be_chosen_by_the_score_of_the_task(corpus: Path, tmp_path: Path) -> None:

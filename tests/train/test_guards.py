@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from scripted_training import ROWS, Run, ScriptedBackend
 
 from whet.backends.base import Pack, StepLimits, StepResult
@@ -129,3 +130,19 @@ def test_what_is_no_number_is_written_as_null(tmp_path: Path, base: BaseModel) -
     found = run(tmp_path, base, backend, policy="skip")
     assert (found.guarded[0]["loss"], found.guarded[0]["reason"]) == (None, "the loss is no number")
     assert found.log[1]["loss"] is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"max_in_a_row": 4},
+        {"max_loss_ratio": None, "min_loss": 1.0},
+        {"max_loss_ratio": None, "max_gradient_ratio": None, "window": 20},
+    ],
+)
+def test_settings_of_a_guard_that_do_nothing_are_refused(changes: Any) -> None:
+    with pytest.raises(ValidationError, match="does nothing with"):
+        GuardSettings(**changes)
+    # Read again from a file that names every field, what does nothing at its default is no fault.
+    plain = GuardSettings(**{name: value for name, value in changes.items() if value is None})
+    assert GuardSettings(**plain.model_dump()) == plain

@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 from scripted_training import ROWS, Run, ScriptedBackend, settings
 
-from whet.backends.base import FullSettings, LoraSettings, Pack
+from whet.backends.base import DeviceSettings, FullSettings, LoraSettings, Pack
 from whet.errors import InputError, WhetError
 from whet.models.base_model import BaseModel
 from whet.train.loop import Training, valid_loss
@@ -207,3 +207,10 @@ def test_the_validation_loss_is_a_mean_over_tokens() -> None:
             return 13.0, 26
 
     assert valid_loss(Uneven(lambda weight: 0.0), []) == pytest.approx(0.5)
+
+
+def test_an_improvement_that_nothing_waits_for_is_refused() -> None:
+    with pytest.raises(ValidationError, match="min_improvement does nothing without patience"):
+        settings(patience=None, min_improvement=0.1)
+    with pytest.raises(ValidationError, match="frozen_cache_on_disk does nothing"):
+        DeviceSettings(frozen_cache_on_disk=True)

@@ -14,7 +14,7 @@ from whet.errors import InputError, SettingsError
 from whet.records import Example
 from whet.train.batches import pack_numbered
 from whet.train.encode import Row
-from whet.train.order import Order, OrderSettings, base_losses, competence, difficulties, rows_of_step, steps_per_epoch
+from whet.train.order import Order, OrderSettings, base_losses, competence, difficulties, steps_per_epoch
 
 BY_LENGTH = OrderSettings(curriculum="length", curriculum_share=0.1)
 
@@ -22,16 +22,16 @@ BY_LENGTH = OrderSettings(curriculum="length", curriculum_share=0.1)
 @given(num=st.integers(1, 40), size=st.integers(1, 12), seed=st.integers(0, 2**63 - 1), epoch=st.integers(0, 4))
 def test_each_epoch_sees_every_row_once(num: int, size: int, seed: int, epoch: int) -> None:
     per_epoch = steps_per_epoch(num, size)
-    steps = [rows_of_step(num, size, seed, epoch * per_epoch + at) for at in range(per_epoch)]
+    steps = [Order(num, size, seed).rows(epoch * per_epoch + at) for at in range(per_epoch)]
     assert sorted(number for step in steps for number in step) == list(range(num))
     assert [len(step) for step in steps] == [size] * (num // size) + ([num % size] if num % size else [])
 
 
 def test_the_order_is_a_function_of_seed_and_step() -> None:
-    order = [rows_of_step(50, 8, 3, step) for step in range(14)]
-    assert [rows_of_step(50, 8, 3, step) for step in reversed(range(14))] == order[::-1]  # asked in any order
-    assert [Order(50, 8, 3).rows(step) for step in range(14)] == order
-    assert [rows_of_step(50, 8, 4, step) for step in range(14)] != order
+    order = [Order(50, 8, 3).rows(step) for step in range(14)]
+    asked = Order(50, 8, 3)
+    assert [asked.rows(step) for step in reversed(range(14))] == order[::-1]  # asked in any order
+    assert [Order(50, 8, 4).rows(step) for step in range(14)] != order
     assert order[:7] != order[7:]  # another epoch, another order
     assert order[0] != sorted(order[0])
 

@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from whet.backends.base import DeviceSettings, FullSettings, LoraSettings, OptimizerSettings
+from whet.config import apply_overrides, load
 from whet.errors import InputError
 from whet.models.architecture import read_sizes
+from whet.recipe import Recipe
 from whet.train.memory import Batch, Setup, Trained, _optimizer_bytes, memory_of, trained_by
 from whet.train.plan import (
     CARDS,
@@ -26,6 +28,7 @@ from whet.train.plan import (
     lower,
     make_fit,
     plan,
+    setup_of,
 )
 
 CONFIG: dict[str, Any] = {
@@ -225,18 +228,75 @@ def test_each_card_is_told_what_makes_it_fit() -> None:
     assert full.fits[-1].seconds is None
 
 
-def test_the_words_of_changes_are_settings_of_a_recipe() -> None:
-    from whet.recipe import recipe_from
+# Sections of a recipe, the config's quantization_config, and the bytes that it is to fit in.
+ADVISED: dict[str, tuple[dict[str, Any], dict[str, Any], bool]] = {
+    "lora": ({}, {}, False),
+    "rank": ({"lora": {"rank": 64}, "tokens_per_batch": 8192}, {}, False),
+    "pattern": ({"lora": {"rank_pattern": {r"layers\.0\..*": 8}}}, {}, False),
+    "whole modules": ({"lora": {"save_modules": ["down_proj"]}}, {}, False),
+    "full": ({"method": "full"}, {}, False),
+    "full, last layers": ({"method": "full", "full": {"last_layers": 20}}, {}, False),
+    "full, cached": (
+        {"method": "full", "full": {"last_layers": 20}}, {"frozen_cache_mb": 64, "frozen_cache_on_disk": True}, False),
+    "mlx": ({}, {"kind": "mlx"}, False),
+    "mlx, dora": ({"lora": {"dora": True}}, {"kind": "mlx"}, False),
+    "sharded": ({}, {"shard": True}, False),
+    "stored": ({}, {}, True),
+}  # fmt: skip
+STORED = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_use_double_quant": True}
 
-    asked = setup(LoraSettings(rank=64), tokens_per_batch=8192)
-    made = make_fit(SEVEN, asked, None, 8 * GB)
-    assert made is not None
-    raw = {"name": "x", "task": {"kind": "extraction", "fields": [{"name": "a"}]},
+
+@pytest.mark.parametrize("case", ADVISED)
+def test_what_is_advised_is_what_whet_takes(case: str) -> None:
+    train, device, is_stored = ADVISED[case]
+    raw = {"name": "x", "task": {"kind": "extraction", "fields": [{"name": "a"}]}, "train": train, "device": device,
            "data": {"sources": [{"reader": "inline", "path": "a", "tags": {"a": {"tag": "P"}}}]}}  # fmt: skip
-    recipe = recipe_from(raw, made[0].split(), "test", Path())
+    sizes = read_sizes(FIELD_MODELS["7B"] | ({"quantization_config": STORED} if is_stored else {}))
+    recipe = load(Recipe, raw, {}, "test")
     assert recipe.train is not None
-    assert recipe.train.tokens_per_batch == made[1].tokens_per_batch
-    assert recipe.device.quantize == "nf4"
+    asked = setup_of(recipe.train, recipe.device, "mlx" if recipe.device.kind == "mlx" else "cuda")
+    seen = set()
+    for memory in range(2, 160, 2):
+        made = make_fit(sizes, asked, None, memory * GB)
+        if made is None or not made[0]:
+            continue
+        seen.add(made[0])
+        changed = copy.deepcopy(raw)
+        apply_overrides(changed, {}, made[0].split())
+        told = load(Recipe, changed, {}, "test")
+        assert told.train is not None
+        # The words say the same as the setup that was found to fit.
+        assert setup_of(told.train, told.device, asked.kind) == made[1]
+        _is_taken(told, is_stored, sizes.layers)
+    assert seen
+
+
+def _is_taken(recipe: Recipe, is_stored: bool, layers: int) -> None:
+    """What the backends refuse of a recipe whose own settings they take."""
+    train, device = recipe.train, recipe.device
+    assert train is not None
+    assert not (device.quantize and (is_stored or device.shard or train.method == "full"))
+    assert not (device.quantize and "down_proj" in train.lora.save_modules)
+    if device.frozen_cache_mb:
+        assert train.adapter.last_layers
+    if train.lora.rank_pattern:
+        assert train.lora.last_layers in (None, layers)
+    if device.kind == "mlx":
+        assert device.quantize in (None, "int8")
+        assert not (device.quantize and train.lora.dora)
+        assert train.optimizer.name in ("adamw", "lion")
+
+
+def test_an_adapter_instead_of_full_training_takes_back_what_is_for_full_training() -> None:
+    made = make_fit(SEVEN, setup(FullSettings(last_layers=20)), None, 24 * GB)
+    assert made is not None
+    assert "train.method=lora train.full.last_layers=null" in made[0]
+
+
+def test_a_base_that_is_stored_in_4_bits_takes_what_it_takes_with_quantize() -> None:
+    batch = Batch(512, 0, 128)
+    stored = memory_of(read_sizes(CONFIG | {"quantization_config": STORED}), setup(), batch)
+    assert stored == memory_of(SIZES, setup(device=DeviceSettings(quantize="nf4")), batch)
 
 
 def test_out_of_memory_is_told_a_setting_even_where_the_plan_had_fitted() -> None:

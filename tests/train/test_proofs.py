@@ -108,7 +108,12 @@ def test_weights_must_move() -> None:
     before = {"a": "0f", "b": "1e"}
     with pytest.raises(ProofError, match=r"no weight.*learning_rate"):
         prove_moved(before, dict(before))
-    assert prove_moved(before, {"a": "0f", "b": "2d"}).words == "1 of 2 adapter tensors changed"
+    assert prove_moved(before, {"a": "0f", "b": "2d"}).words == "1 of 2 trained tensors changed"
+    # Of a model that was trained in part all tensors are read back.
+    with pytest.raises(ProofError, match="no weight"):
+        prove_moved(before, {**before, "c": "9a"})
+    with pytest.raises(ProofError, match="not in the saved adapter, such as b"):
+        prove_moved(before, {"a": "77"})
 
 
 @pytest.mark.parametrize("reloaded", [0.5 + 2e-4, 0.5 - 2e-4, float("nan"), float("inf")])

@@ -86,7 +86,10 @@ def test_warm_up_by_steps_comes_before_the_share() -> None:
     assert rates(50, warm_up_steps=0)[0] == 0.01
 
 
-@pytest.mark.parametrize("changes", [{"decay": 0.1}, {"schedule": "constant", "min_rate": 0.1}, {"schedule": "step"}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"decay": 0.1}, {"schedule": "constant", "min_rate": 0.1}, {"warm_up_steps": 0, "warm_up": 0.1}, {"schedule": "step"}],
+)
 def test_settings_that_do_nothing_are_refused(changes: Any) -> None:
-    with pytest.raises(ValidationError):
+    with pytest.raises(ValidationError, match=r"is for schedule wsd only|does nothing|Input should be"):
         ScheduleSettings(**changes)

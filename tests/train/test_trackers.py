@@ -5,9 +5,11 @@ import os
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
+from pydantic import ValidationError
 
 from whet.config import load
 from whet.errors import InputError, MissingExtraError, SettingsError
@@ -142,6 +144,13 @@ def test_a_broken_package_is_not_called_missing(fakes: SimpleNamespace, tmp_path
     monkeypatch.setitem(sys.modules, "tensorboard.compat.proto", None)
     with pytest.raises(InputError, match="tensorboard can't be imported"):
         open_trackers(TrackerSettings(to=("tensorboard",)), tmp_path, FACTS)
+
+
+@pytest.mark.parametrize("changes", [{"project": "mine"}, {"run": "first"}])
+def test_names_for_no_tracker_are_refused(changes: Any) -> None:
+    with pytest.raises(ValidationError, match="does nothing without a tracker"):
+        TrackerSettings(**changes)
+    assert TrackerSettings(to=("wandb",), **changes)
 
 
 def test_unknown_trackers_are_refused() -> None:

@@ -4,9 +4,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal, Protocol, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from whet.config import Settings
 
@@ -85,10 +85,16 @@ class DeviceSettings(Settings):
     """Spread the frozen base's layers over the processes that train together, for a base that one card can't hold; a process
     that works alone holds it whole."""
     frozen_cache_mb: int = Field(default=0, ge=0)
-    """Room in MiB for the outputs of frozen lower layers (last_layers), which are then computed once a run; 0 computes them
-    every time."""
+    """Room in MiB for the outputs of frozen lower layers (last_layers), which are then computed once a run; rows that find no
+    room are computed every time. A run that is taken up again then agrees to rounding, not bit for bit."""
     frozen_cache_on_disk: bool = False
     """Hold them in a temporary file instead of in memory."""
+
+    @model_validator(mode="after")
+    def _refuse_what_does_nothing(self) -> Self:
+        if self.frozen_cache_on_disk and not self.frozen_cache_mb:
+            raise ValueError("frozen_cache_on_disk does nothing without frozen_cache_mb")
+        return self
 
 
 @dataclass(frozen=True, slots=True)

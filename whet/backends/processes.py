@@ -1,6 +1,7 @@
 """Which process this is among those that train together, as its launcher tells, and how they meet."""
 
 import os
+from collections.abc import Sequence
 from typing import Protocol
 
 from whet.errors import WhetError
@@ -36,6 +37,10 @@ class Company(Protocol):
         """Whether any of them says so; the same for all."""
         ...
 
+    def first_of(self, numbers: Sequence[float]) -> list[float]:
+        """The first process's numbers, for all of them; as many everywhere."""
+        ...
+
     def leave(self) -> None:
         """From here on this process is alone; all of them call it."""
         ...
@@ -51,6 +56,9 @@ class Alone:
 
     def any_of(self, said: bool) -> bool:
         return said
+
+    def first_of(self, numbers: Sequence[float]) -> list[float]:
+        return list(numbers)
 
     def leave(self) -> None:
         pass

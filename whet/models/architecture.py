@@ -21,6 +21,10 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "mixtral": {"num_key_value_heads": 8},
     "qwen3_moe": {"num_key_value_heads": 4},
 }
+# 4 bits a weight, an 8-bit scale a block of 64, a 32-bit scale of scales a 256 blocks (arXiv 2305.14314, section 3).
+NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+NF4_PLAIN_BYTES = 0.5 + 4 / 64  # without the second quantisation a 32-bit scale a block
+INT8_BYTES = 1.0  # and one 32-bit scale a row
 EXPERT_KEYS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 
 
@@ -73,6 +77,8 @@ class Sizes:
     is_estimate: bool = False
     """Whether this family is not known and was taken to be built like Llama."""
     max_positions: int = 2048
+    stored_bytes: float = 0.0
+    """Bytes a weight of the linear layers where the base is stored in 4 or 8 bits; 0 where it is not quantised."""
 
     @property
     def query_width(self) -> int:
@@ -125,8 +131,10 @@ def num_parameters(sizes: Sizes) -> Parameters:
 def read_sizes(config: dict[str, Any], place: str = "config.json") -> Sizes:
     """The sizes in a config.json. InputError where a size is missing or no number, or the model is no plain decoder.
 
-    The text part of a Gemma 3 config is read; a family that is not known is taken for Llama's and marked as an estimate.
+    Whether the base is stored quantised is read too; ways that whet does not load are refused. The text part of a Gemma 3
+    config is read; a family that is not known is taken for Llama's and marked as an estimate.
     """
+    stored_bytes = _stored_bytes(config.get("quantization_config"), place)
     nested = config.get("text_config")
     if isinstance(nested, dict):
         kind = config.get("model_type")
@@ -162,7 +170,29 @@ def read_sizes(config: dict[str, Any], place: str = "config.json") -> Sizes:
         expert_parameters=num_experts * (3 * hidden * intermediate + hidden),
         is_estimate=family not in DEFAULTS,
         max_positions=reader.number("max_position_embeddings", 2048),
+        stored_bytes=stored_bytes,
     )
+
+
+def _stored_bytes(found: Any, place: str) -> float:
+    """Bytes a linear layer's weight by a config's quantization_config: bitsandbytes' or, without a method's name, MLX's."""
+    if not found:
+        return 0.0
+    keys = found if isinstance(found, dict) else {}
+    method = keys.get("quant_method") or "bitsandbytes"
+    if not keys or method != "bitsandbytes":
+        what = f"is stored quantised by {method}" if keys else "is stored quantised in an unknown way"
+        raise InputError(
+            place, f"{what}, which whet does not load", "Take the base that it was made from, and set device.quantize"
+        )
+    if keys.get("load_in_4bit"):
+        return NF4_BYTES if keys.get("bnb_4bit_use_double_quant") else NF4_PLAIN_BYTES
+    if keys.get("load_in_8bit"):
+        return INT8_BYTES
+    bits, group = keys.get("bits"), keys.get("group_size")
+    if bits in (2, 3, 4, 5, 6, 8) and isinstance(group, int) and group > 0:
+        return float(bits / 8 + 4 / group)  # a group's scale and bias in 16 bits each
+    raise InputError(place, "its quantization_config says no number of bits that is known here")
 
 
 class _Reader:

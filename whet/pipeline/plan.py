@@ -2,11 +2,13 @@
 
 import importlib.util
 import itertools
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from whet.backends.base import DeviceSettings
+from whet.data.mix import Quotas, quotas, sources_of
 from whet.data.sources import read
 from whet.errors import InputError
 from whet.models.architecture import Sizes, read_sizes
@@ -49,6 +51,7 @@ def plan_recipe(recipe: Recipe, folder: Path, config_path: Path | None = None) -
     if not isinstance(config, dict):
         raise InputError(str(path), "is no model config")
     sizes = read_sizes(config, str(path))
+    _refuse_quantized(recipe, sizes, str(path))
     notes: list[str] = []
     if sizes.is_estimate:
         notes.append(f"{sizes.family or 'The family'} is not known here and was taken to be built like Llama: an estimate")
@@ -65,6 +68,18 @@ def plan_recipe(recipe: Recipe, folder: Path, config_path: Path | None = None) -
     return RecipePlan(plan(sizes, setup, work, machines, recipe.train.max_steps), tuple(notes))
 
 
+def _refuse_quantized(recipe: Recipe, sizes: Sizes, place: str) -> None:
+    """InputError where a recipe asks of a base that is stored quantised what training would refuse."""
+    if not sizes.stored_bytes or recipe.train is None:
+        return
+    if recipe.device.quantize:
+        raise InputError("device.quantize", f"{place}: the base is stored quantised already", "Leave device.quantize out")
+    if recipe.device.shard:
+        raise InputError("device.shard", f"{place}: a quantised base can't be spread", "Leave device.shard out")
+    if recipe.train.method == "full":
+        raise InputError("train.method", f"{place}: a quantised base can't be trained in full", "Set train.method=lora")
+
+
 def this_machine(device: DeviceSettings, sizes: Sizes, num_tokens: int, notes: list[str]) -> Machine | None:
     """The machine at hand with its measured matrix rate; None where torch is missing, which a note says."""
     if importlib.util.find_spec("torch") is None:
@@ -77,7 +92,7 @@ def this_machine(device: DeviceSettings, sizes: Sizes, num_tokens: int, notes: l
 
 
 def _count(recipe: Recipe, folder: Folder, chat: Chat, notes: list[str]) -> Work | None:
-    """Rows and tokens of the run folder's data, or of a sample of the recipe's sources."""
+    """Rows of an epoch and tokens of the run folder's data, or of a sample of the recipe's sources."""
     task = open_task(recipe.task)
 
     def encoded(examples: Sequence[Example]) -> list[Row]:
@@ -93,24 +108,57 @@ def _count(recipe: Recipe, folder: Folder, chat: Chat, notes: list[str]) -> Work
         num_valid = sum(1 for _ in folder.examples("valid"))
         sample, num_rows = _every_so_many(folder.examples("train"))
         notes.append(f"Rows and tokens: the data in {folder.data}")
+        num_epoch = _mixed(recipe, lambda: _counts_built(folder), num_rows, notes)
     else:
-        sample, num_read = _every_so_many(itertools.islice(_examples(recipe), MOST_READ))
+        counts: Counter[str] = Counter()
+        sample, num_read = _every_so_many(itertools.islice(_examples(recipe, counts), MOST_READ))
         split = recipe.data.split
         is_given = any(source.split for source in recipe.data.sources)
         num_rows = num_read if is_given else round(num_read * (1 - split.valid - split.test))
         num_valid = 0 if is_given else round(num_read * split.valid)
         more = " and more" if num_read == MOST_READ else ""
         notes.append(f"Rows and tokens: {len(sample)} of the {num_read}{more} rows of the sources, before cleaning and splitting")
+        kept = {name: round(count * num_rows / num_read) for name, count in counts.items()}
+        num_epoch = _mixed(recipe, lambda: None if more else kept, num_rows, notes)
     rows = encoded(sample)
-    return _work(rows, num_rows, num_valid, len(sample) < num_rows) if rows else None
+    return _work(rows, num_epoch, num_valid, len(sample) < num_rows) if rows else None
 
 
-def _examples(recipe: Recipe) -> Iterator[Example]:
-    """The examples that would be trained or split, as the sources give them."""
+def _mixed(recipe: Recipe, count: Callable[[], dict[str, int] | None], num_rows: int, notes: list[str]) -> int:
+    """Rows of an epoch: all, or as many as the mix takes where the rows of each source are known. A note says which.
+
+    Raises SettingsError where the mix can't be had, as training would.
+    """
+    settings = recipe.train.mix if recipe.train else None
+    if settings is None or not num_rows:
+        return num_rows
+    counts = count()
+    if counts is None:
+        notes.append("train.mix is not counted, since the rows of each source are not known: steps and time are those without it")
+        return num_rows
+    found: Quotas = quotas(counts, settings)
+    limit = f" ({found.limit})" if found.limit else ""
+    notes.append(
+        f"train.mix: an epoch has {found.num_rows:,} rows of the {num_rows:,}{limit}; tokens a row are the mean over all sources"
+    )
+    return found.num_rows
+
+
+def _counts_built(folder: Folder) -> dict[str, int] | None:
+    """Training examples by source of data that were built; None where the manifest does not say."""
+    manifest = read_json(folder.data / "manifest.json")
+    if not isinstance(manifest, dict) or "sources" not in manifest:
+        return None
+    return dict(Counter(sources_of((example.source for example in folder.examples("train")), manifest["sources"])))
+
+
+def _examples(recipe: Recipe, counts: Counter[str]) -> Iterator[Example]:
+    """The examples that would be trained or split, as the sources give them, counted by source."""
     for source in recipe.data.sources:
         if source.split in (None, "train"):
             for row in read(source, recipe.data.root or Path()):
                 if isinstance(row, Example):
+                    counts[source.name or source.path.as_posix()] += 1
                     yield row
 
 

@@ -15,7 +15,7 @@ from whet.evaluate.curve import draw_curve
 from whet.evaluate.run import ask_engine, pick
 from whet.models.adapter import Adapter, open_adapter
 from whet.models.architecture import read_sizes
-from whet.pipeline.bench import Bench
+from whet.pipeline.bench import Bench, Folder
 from whet.records import Example
 from whet.storage import hash_file, locked, read_json, read_jsonl, write_json, write_text
 from whet.train.batches import num_computed, pack_numbered, pack_rows
@@ -27,6 +27,7 @@ from whet.train.proofs import Proof, prove_input, prove_moved, prove_reload, req
 from whet.train.trackers import Trackers, TrackerSettings, open_trackers
 
 CODE = ("records.py", "data/mix.py", "text", "tasks", "models", "backends", "train")
+SCORE_CODE = ("engines", "evaluate/run.py")  # what the score that an adapter may be chosen by depends on besides
 ENDED = {
     "finished": "trained to the end",
     "plateau": "stopped early: the validation loss no longer falls",
@@ -46,9 +47,13 @@ def train_key(bench: Bench) -> str:
     if bench.recipe.train is None:
         raise InputError("train", "is null in this recipe", "Give it a train section")
     files = [hash_file(bench.folder.data / f"{split}.jsonl") for split in ("train", "valid")]
+    settings, sources = bench.recipe.train, None
+    if settings.mix is not None:  # it goes by the sources' names, which the examples do not hold
+        sources = [[source["name"], source["files"]] for source in _sources(bench)]
+    code = (*CODE, *SCORE_CODE) if settings.choose_by == "score" else CODE
     # How often it is saved and who watches changes nothing about the adapter.
-    settings = bench.recipe.train.model_dump(mode="json", exclude={"checkpoints", "trackers"})
-    return bench.key(CODE, settings, bench.recipe.task, bench.recipe.device, bench.base.fingerprint, files)
+    plain = settings.model_dump(mode="json", exclude={"checkpoints", "trackers"})
+    return bench.key(code, plain, bench.recipe.task, bench.recipe.device, bench.base.fingerprint, files, sources)
 
 
 def trained_adapter(bench: Bench) -> Adapter:
@@ -152,18 +157,19 @@ def _check_cache(bench: Bench, settings: TrainSettings, rows: Sequence[Row]) -> 
 
 
 def _score(bench: Bench, num_examples: int) -> float:
-    """The task's headline on the valid split, answered with the adapter as it stands."""
+    """The task's headline on the valid split, answered with the adapter as it stands; that of the first process for all."""
     examples = pick(list(bench.folder.examples("valid")), num_examples)
     completions = ask_engine(bench.attached_engine(), bench.task, examples)
     total = bench.task.total([bench.task.score(example, said) for example, said in zip(examples, completions, strict=True)])
     measure, figure = total.headline
-    return total.measures[measure][figure]
+    return bench.company.first_of([total.measures[measure][figure]])[0]
 
 
 def forget_checkpoints(folder: Path) -> None:
-    """Remove the checkpoints of a run folder, so that its training begins anew."""
+    """Remove the checkpoints of a run folder and the mark of its training, so that this begins anew even if it was finished."""
     with locked(folder):
         shutil.rmtree(folder / "train" / "checkpoints", ignore_errors=True)
+        Folder(folder).unmark("train")
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,12 +209,12 @@ def _order(bench: Bench, settings: TrainSettings, rows: Sequence[Row], examples:
 
     def losses() -> list[float]:
         packs = pack_numbered(rows, settings.tokens_per_batch, bench.backend.row_layout)
-        return base_losses(bench.backend, packs, len(rows))
+        # All processes must train the same rows, and what they compute by themselves may differ in its last bits.
+        return bench.company.first_of(base_losses(bench.backend, packs, len(rows)))
 
     sources = None
     if settings.mix is not None:
-        manifest = read_json(bench.folder.data / "manifest.json")
-        sources = sources_of((example.source for example in examples), manifest["sources"])
+        sources = sources_of((example.source for example in examples), _sources(bench))
     order = Order(
         len(rows),
         settings.examples_per_step,
@@ -221,6 +227,12 @@ def _order(bench: Bench, settings: TrainSettings, rows: Sequence[Row], examples:
     if order.mix_limit:
         bench.watch.say(order.mix_limit)
     return order
+
+
+def _sources(bench: Bench) -> list[dict[str, Any]]:
+    """The sources of the data step's manifest: their names, and the files that each one read."""
+    found: list[dict[str, Any]] = read_json(bench.folder.data / "manifest.json")["sources"]
+    return found
 
 
 def _trackers(bench: Bench, settings: TrainSettings, key: str, is_resumed: bool) -> Trackers:
@@ -236,7 +248,8 @@ def _memory_advised(bench: Bench, settings: TrainSettings, proved: _Proved) -> I
     try:
         yield
     except InputError as error:
-        if error.what != "out of memory":
+        # Before the base is open nothing was measured, and asking would open it once more: the error's own remedy stands.
+        if error.what != "out of memory" or "backend" not in vars(bench):
             raise
         try:
             sizes = read_sizes(bench.base.config)

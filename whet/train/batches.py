@@ -45,33 +45,6 @@ def num_computed(packs: Sequence[Pack], layout: Literal["packed", "padded"] = "p
     return sum(pack.num_tokens for pack in packs) - repeated
 
 
-@dataclass(frozen=True, slots=True)
-class Savings:
-    """What packing saves, in tokens."""
-
-    num_tokens: int = 0
-    """Of the rows, each with its whole prompt."""
-    num_computed: int = 0
-    """That the device computes."""
-    num_padding: int = 0
-    """That padded rows under the same budget would add to num_tokens."""
-
-    def __add__(self, other: "Savings") -> "Savings":
-        return Savings(
-            self.num_tokens + other.num_tokens, self.num_computed + other.num_computed, self.num_padding + other.num_padding
-        )
-
-
-def savings(
-    rows: Sequence[Row], packs: Sequence[Pack], max_tokens: int, layout: Literal["packed", "padded"] = "packed"
-) -> Savings:
-    """What the packs of these rows save."""
-    num_tokens = sum(row.num_tokens for row in rows)
-    groups = _groups_of_like_length(rows, max_tokens)
-    num_padded = sum(len(group) * rows[group[0]].num_tokens for group in groups)
-    return Savings(num_tokens, num_computed(packs, layout), num_padded - num_tokens)
-
-
 def _groups_of_like_length(rows: Sequence[Row], max_tokens: int) -> list[list[int]]:
     """Numbers of rows, longest first, in groups of at most `max_tokens` tokens with their padding."""
 

@@ -5,9 +5,9 @@ import statistics
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from whet.backends.base import StepLimits, StepResult
 from whet.config import Settings
@@ -35,6 +35,17 @@ class GuardSettings(Settings):
     """stop ends the run; skip goes on with the next step; lower does so with half the learning rate from then on."""
     max_in_a_row: int = Field(default=3, ge=1)
     """With skip and lower, so many such steps in a row end the run."""
+
+    @model_validator(mode="after")
+    def _refuse_what_does_nothing(self) -> Self:
+        given = {name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default}
+        if "max_in_a_row" in given and self.policy == "stop":
+            raise ValueError("max_in_a_row does nothing with policy stop")
+        if "min_loss" in given and self.max_loss_ratio is None:
+            raise ValueError("min_loss does nothing without max_loss_ratio")
+        if "window" in given and self.max_loss_ratio is None and self.max_gradient_ratio is None:
+            raise ValueError("window does nothing without max_loss_ratio and max_gradient_ratio")
+        return self
 
 
 @dataclass(frozen=True, slots=True)

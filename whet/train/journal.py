@@ -31,7 +31,8 @@ class Journal:
                 path = self.folder / name
                 write_text(path, "".join(_lines_until(path, step)))
                 with self._named(name):
-                    self._files[name] = stack.enter_context(path.open("a", encoding="utf-8"))
+                    self._files[name] = path.open("a", encoding="utf-8")
+                stack.callback(self._close, name)
             yield
 
     def write(self, name: str, row: Mapping[str, Any]) -> None:
@@ -47,6 +48,11 @@ class Journal:
         for name, file in self._files.items():
             with self._named(name):
                 os.fsync(file.fileno())
+
+    def _close(self, name: str) -> None:
+        # What could not be written is tried once more here, and fails with the same words.
+        with self._named(name):
+            self._files.pop(name).close()
 
     @contextlib.contextmanager
     def _named(self, name: str) -> Iterator[None]:

@@ -86,6 +86,8 @@ class TrainSettings(ScheduleSettings):
             raise ValueError("lora does nothing with method full")
         if self.choose_by == "valid_loss" and self.score_examples != TrainSettings.model_fields["score_examples"].default:
             raise ValueError("score_examples does nothing with choose_by valid_loss")
+        if self.patience is None and self.min_improvement != TrainSettings.model_fields["min_improvement"].default:
+            raise ValueError("min_improvement does nothing without patience")
         if self.method == "full" and self.optimizer.b_ratio != 1:
             raise ValueError("optimizer.b_ratio does nothing with method full, which has no adapter")
         return self

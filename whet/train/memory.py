@@ -10,14 +10,11 @@ from typing import Literal
 
 from whet.backends.base import DeviceSettings, FullSettings, LoraSettings, OptimizerSettings
 from whet.errors import InputError
-from whet.models.architecture import Linear, Parameters, Sizes, num_parameters
+from whet.models.architecture import INT8_BYTES, NF4_BYTES, Linear, Parameters, Sizes, num_parameters
 
 Dtype = Literal["fp32", "bf16", "fp16"]
 MIB = 2**20
 DTYPE_BYTES: dict[str, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
-# 4 bits a weight, an 8-bit scale a block of 64, a 32-bit scale of scales a 256 blocks (arXiv 2305.14314, section 3).
-NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
-INT8_BYTES = 1.0  # and one 32-bit scale a row
 BLOCK_8BIT = 256  # weights that share one 32-bit scale in an 8-bit optimiser (bitsandbytes)
 SMALL_8BIT = 4096  # tensors below this size keep 32-bit moments there
 # Resident memory of a process that has imported torch, transformers and peft and run one product; of a CUDA context.
@@ -243,6 +240,11 @@ def memory_of(sizes: Sizes, setup: Setup, batch: Batch) -> Memory:
     )
 
 
+def is_quantized(sizes: Sizes, setup: Setup) -> bool:
+    """Whether the base's linear layers are held in 4 or 8 bits, as stored or by the recipe."""
+    return bool(sizes.stored_bytes or setup.device.quantize)
+
+
 def _weight_bytes(sizes: Sizes, setup: Setup, num_trained: int) -> int:
     """Bytes of the base; trained weights are held in fp32."""
     counted: Parameters = num_parameters(sizes)
@@ -250,9 +252,9 @@ def _weight_bytes(sizes: Sizes, setup: Setup, num_trained: int) -> int:
     weights = sizes.layers * sum(linear.num_weights for linear in sizes.linears)
     rows = sizes.layers * sum(linear.num_out for linear in sizes.linears)
     plain = counted.total - weights - num_trained
-    if setup.device.quantize and not num_trained:
-        held = weights * NF4_BYTES if setup.device.quantize == "nf4" else weights * INT8_BYTES + 4 * rows
-        return int(held) + plain * number
+    if is_quantized(sizes, setup) and not num_trained:
+        each = sizes.stored_bytes or (NF4_BYTES if setup.device.quantize == "nf4" else INT8_BYTES)
+        return int(weights * each) + (4 * rows if each == INT8_BYTES else 0) + plain * number
     return (counted.total - num_trained) * number + num_trained * 4
 
 
@@ -302,7 +304,7 @@ def _activations(sizes: Sizes, setup: Setup, trained: Trained, batch: Batch) -> 
     if setup.device.checkpoint_activations:
         kept = min(kept, sizes.hidden * number * layers + per_token)
     backward = batch.num_tokens * BACKWARD_PER_TOKEN(sizes) * number
-    if setup.device.quantize:  # one layer's weights as they are computed with
+    if is_quantized(sizes, setup):  # one layer's weights as they are computed with
         backward += max((linear.num_weights for linear in sizes.linears), default=0) * number
     ends = 2 * sizes.hidden * number  # what stands before the first layer and behind the last one
     return batch.num_tokens * (kept + ends), batch.num_tokens * (whole + ends), backward

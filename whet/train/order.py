@@ -49,11 +49,6 @@ def steps_per_epoch(num_rows: int, rows_per_step: int) -> int:
     return -(-num_rows // rows_per_step)
 
 
-def rows_of_step(num_rows: int, rows_per_step: int, seed: int, step: int) -> list[int]:
-    """Numbers of the rows that a step trains. Each epoch is a permutation drawn from (seed, epoch); no row is left out."""
-    return Order(num_rows, rows_per_step, seed).rows(step)
-
-
 class Order:
     """The rows of every step of a run, as a pure function of what it is made of: there is no cursor to save.
 

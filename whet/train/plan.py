@@ -50,6 +50,7 @@ class Work:
     """What a run's data ask for. Means are a row; a row's tokens are its prompt's and answer's."""
 
     num_rows: int
+    """Rows of an epoch."""
     num_valid: int
     tokens: float
     learnt: float
@@ -228,13 +229,15 @@ Level = tuple[str, Callable[[Setup], Setup]]
 
 def _levers(sizes: Sizes, setup: Setup, work: Work | None) -> Iterator[tuple[str, Iterator[Level]]]:
     """What may be changed to save memory, in the order in which it is tried, each from its mildest level on."""
+    # What whet would refuse is not advised: the words are for `whet train RECIPE` as they stand.
     yield "tokens_per_batch", _fewer_tokens(setup, max(LEAST_TOKENS, work.longest if work else 0))
     device, optimizer, adapter = setup.device, setup.optimizer, setup.adapter
     if not device.checkpoint_activations:
         yield "checkpoint_activations", iter([_device_level("checkpoint_activations", True)])
-    if isinstance(adapter, LoraSettings) and device.quantize != "nf4":
-        yield "quantize", iter([_device_level("quantize", "nf4")])
-    if optimizer.name == "adamw":
+    is_mlx = "mlx" in (setup.kind, device.kind)
+    if isinstance(adapter, LoraSettings) and (bits := _quantizable(sizes, device, adapter, is_mlx)):
+        yield "quantize", iter([_device_level("quantize", bits)])
+    if optimizer.name == "adamw" and not is_mlx:
         eight_bit = optimizer.model_copy(update={"name": "adamw_8bit"})
         yield "optimizer", iter([("train.optimizer.name=adamw_8bit", lambda s: replace(s, optimizer=eight_bit))])
     if isinstance(adapter, LoraSettings):
@@ -243,9 +246,39 @@ def _levers(sizes: Sizes, setup: Setup, work: Work | None) -> Iterator[tuple[str
     have = adapter.last_layers or sizes.layers
     counts = [sizes.layers // part for part in (2, 4, 8) if 0 < sizes.layers // part < have]
     way = "lora" if isinstance(adapter, LoraSettings) else "full"
-    yield "last_layers", (_adapter_level("last_layers", count, way) for count in counts)
+    # A pattern may name a layer that is then no longer adapted.
+    if isinstance(adapter, FullSettings) or not (adapter.rank_pattern or adapter.alpha_pattern):
+        yield "last_layers", (_adapter_level("last_layers", count, way) for count in counts)
     if isinstance(adapter, FullSettings):
-        yield "method", iter([("train.method=lora", lambda s: replace(s, adapter=LoraSettings()))])
+        yield "method", iter([_adapter_instead(adapter, device)])
+
+
+def _quantizable(sizes: Sizes, device: DeviceSettings, adapter: LoraSettings, is_mlx: bool) -> str | None:
+    """The fewest bits that the base may be told to be held in; None where it may not, or is already."""
+    is_whole = any(module.rpartition(".")[2] not in ("embed_tokens", "lm_head") for module in adapter.save_modules)
+    if sizes.stored_bytes or device.shard or is_whole or (is_mlx and adapter.dora):
+        return None
+    bits = "int8" if is_mlx else "nf4"
+    return bits if device.quantize != bits else None
+
+
+def _adapter_instead(adapter: FullSettings, device: DeviceSettings) -> Level:
+    """An adapter for full fine-tuning, without what goes with the latter alone: all layers are adapted then."""
+    words = ["train.method=lora"]
+    changed: dict[str, Any] = {}
+    if adapter.last_layers is not None:
+        words.append("train.full.last_layers=null")
+    if device.frozen_cache_mb:
+        words.append("device.frozen_cache_mb=0")
+        changed["frozen_cache_mb"] = 0
+    if device.frozen_cache_on_disk:
+        words.append("device.frozen_cache_on_disk=false")
+        changed["frozen_cache_on_disk"] = False
+
+    def change(setup: Setup) -> Setup:
+        return replace(setup, adapter=LoraSettings(), device=setup.device.model_copy(update=changed))
+
+    return " ".join(words), change
 
 
 def _fewer_tokens(setup: Setup, least: int) -> Iterator[Level]:

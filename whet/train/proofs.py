@@ -119,8 +119,12 @@ def _prove_vocabulary(rows: Sequence[Row], vocabulary: int) -> Proof:
 
 def prove_moved(before: dict[str, str], after: dict[str, str]) -> Proof:
     """Whether training changed the adapter: the share of its tensors whose hashes differ from the start."""
-    moved = [name for name, digest in after.items() if digest != before.get(name)]
-    proof = Proof("weights moved", len(moved) > 0, f"{len(moved)} of {len(after)} adapter tensors changed")
+    # Read back, a model that was trained in part gives digests of all its tensors: those that were trained count.
+    lost = sorted(before.keys() - after.keys())
+    if lost:
+        raise ProofError("train", f"{len(lost)} trained tensors are not in the saved adapter, such as {lost[0]}", "Train again")
+    moved = [name for name, digest in before.items() if after[name] != digest]
+    proof = Proof("weights moved", len(moved) > 0, f"{len(moved)} of {len(before)} trained tensors changed")
     if not proof.held:
         raise ProofError(
             "train", "no weight of the adapter changed: nothing was trained", "Raise train.learning_rate or the steps"

@@ -33,6 +33,8 @@ class ScheduleSettings(Settings):
             raise ValueError("decay is for schedule wsd only")
         if self.min_rate and self.schedule == "constant":
             raise ValueError("min_rate does nothing with schedule constant")
+        if self.warm_up_steps is not None and self.warm_up != ScheduleSettings.model_fields["warm_up"].default:
+            raise ValueError("warm_up does nothing beside warm_up_steps")
         return self
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from whet.config import Settings
 from whet.errors import InputError, MissingExtraError
@@ -47,6 +47,13 @@ class TrackerSettings(Settings):
     """Project, or experiment, that the run belongs to there."""
     run: str | None = Field(default=None, min_length=1)
     """Name of the run there; null takes the name of the run folder."""
+
+    @model_validator(mode="after")
+    def _refuse_what_does_nothing(self) -> Self:
+        for name in ("project", "run"):
+            if not self.to and getattr(self, name) != TrackerSettings.model_fields[name].default:
+                raise ValueError(f"{name} does nothing without a tracker in `to`")
+        return self
 
 
 @dataclass(slots=True)

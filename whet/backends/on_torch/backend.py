@@ -28,7 +28,7 @@ from whet.backends.on_torch.passes import Passes
 from whet.backends.on_torch.ranks import Ranks, lost_named
 from whet.backends.on_torch.state import load_state, save_state
 from whet.backends.on_torch.steps import Steps
-from whet.errors import WhetError
+from whet.errors import InputError, WhetError
 from whet.models.base_model import BaseModel
 
 LAYOUT_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.05, torch.float16: 0.01}  # of loss and gradient norm, relative
@@ -53,7 +53,7 @@ class TorchBackend:
         self.steps = Steps(0, is_scaled=False)
         self.passes: Any = None
         self.row_layout: Literal["packed", "padded"] = "packed"
-        self.layout_reason = ""
+        self.layout_reason = self.layout_fault = ""
         with memory_named(self.device):
             self.model = self._load_base()
             self.num_rows = adapters.num_rows(self.model)
@@ -81,6 +81,10 @@ class TorchBackend:
                 self.peft = adapters.load_adapter(self.model, adapter)
             self.steps = Steps(seed, is_scaled=self.dtype == torch.float16)
             self._make_ready()
+            if self.settings.frozen_cache_mb and self.passes.frozen is None:
+                raise InputError(
+                    "device.frozen_cache_mb", "has nothing to hold: this model has no frozen lower layers", "Set it to 0"
+                )
 
     def save_adapter(self, folder: Path) -> None:
         if self.rank != 0:
@@ -96,14 +100,20 @@ class TorchBackend:
         sample = _sample(packs)
         # One row at a time: the check must not take more memory than the training.
         alone = [Pack((), (Segment(pack.row(leaf), pack.segments[leaf].num_learnt),)) for pack in sample for leaf in pack.leaves]
-        with memory_named(self.device):
-            (loss_a, norm_a), (loss_b, norm_b) = self._measure(sample, "packed"), self._measure(alone, "padded")
-        loss_off, norm_off = _relative(loss_a, loss_b), _relative(norm_a, norm_b)
-        figures = f"loss differs by {loss_off:.1e}, gradient norm by {norm_off:.1e} (relative)"
-        if self.ranks.any_of(max(loss_off, norm_off) > LAYOUT_TOLERANCE[self.dtype]):
-            self.row_layout, self.layout_reason = "padded", f"packed rows gave other values: {figures}"
+        try:
+            with memory_named(self.device):
+                (loss_a, norm_a), (loss_b, norm_b) = self._measure(sample, "packed"), self._measure(alone, "padded")
+            loss_off, norm_off = _relative(loss_a, loss_b), _relative(norm_a, norm_b)
+            words = f"loss differs by {loss_off:.1e}, gradient norm by {norm_off:.1e} (relative)"
+            is_same = max(loss_off, norm_off) <= LAYOUT_TOLERANCE[self.dtype]
+        except (RuntimeError, TypeError, NotImplementedError) as error:
+            words, is_same = f"they do not run here ({str(error).splitlines()[0][:120]})", False
+        if self.ranks.any_of(not is_same):
+            # For as long as this base is open: what is read back later is computed in the same way.
+            self.layout_fault = f"packed rows gave other values: {words}"
+            self.row_layout, self.layout_reason = "padded", self.layout_fault
             return f"rows are padded: {self.layout_reason}"
-        return f"rows are packed; against padded rows {figures}"
+        return f"rows are packed; against padded rows {words}"
 
     def update(self, packs: Sequence[Pack], learning_rate: float, limits: StepLimits = NO_LIMITS) -> StepResult:
         optimizer = self._optimizer()
@@ -188,25 +198,26 @@ class TorchBackend:
         speed_up(self.model)
         self.model.eval()
         if self.settings.checkpoint_activations:
+            _check_dropout(self.model.config)
             # transformers renamed it, and warns of the old name.
             enable = getattr(self.model, "activation_checkpointing_enable", None) or self.model.gradient_checkpointing_enable
             enable({"use_reentrant": False})
         if self.is_sharded:
             sharding.check_whole(self.model)
         self.passes = Passes(self.model, self.device, self.pad_id, self.settings, is_sharded=self.is_sharded)
-        self.layout_reason = self.passes.unpackable
+        self.layout_reason = self.passes.unpackable or self.layout_fault
         self.row_layout = "padded" if self.layout_reason else "packed"
 
-    def _prepare(self, *, is_training: bool) -> None:
-        """Dropout of the adapter on or off, and its random numbers."""
+    def _prepare(self, *, is_training: bool, is_dropping: bool = True) -> None:
+        """Whether activations are computed twice and the adapter drops out, and the random numbers of that."""
         self.model.eval()
         if not is_training:
             return
-        torch.manual_seed(self.steps.random_seed + self.rank)
+        torch.manual_seed(self.steps.random_seed(self.rank))
         for name, module in self.model.named_modules():
             # The adapter's own dropout alone: a base's is part of what it was trained with, not of what it is.
             # The second are transformers' layers, which compute activations twice only where they are told that they train.
-            if "lora_dropout" in name or getattr(module, "gradient_checkpointing", False):
+            if (is_dropping and "lora_dropout" in name) or getattr(module, "gradient_checkpointing", False):
                 module.training = True
 
     def _gradients(self, packs: Sequence[Pack], num_learnt: int) -> tuple[float, int, float]:
@@ -226,7 +237,7 @@ class TorchBackend:
 
     def _measure(self, packs: Sequence[Pack], layout: Literal["packed", "padded"]) -> tuple[float, float]:
         """Mean loss and gradient norm of packs in a layout; nothing is changed."""
-        self._prepare(is_training=False)
+        self._prepare(is_training=True, is_dropping=False)
         num_learnt = sum(pack.num_learnt for pack in packs)
         total, _ = self.passes.backward(packs, layout, self.steps.scale / num_learnt)
         norms = [p.grad.norm() for p in self._trained() if p.grad is not None]
@@ -260,6 +271,15 @@ def _sample(packs: Sequence[Pack]) -> list[Pack]:
         sample.append(Pack(pack.prefix, kept) if kept else pack)
     # The first one twice: a prefix that neighbours share is computed apart.
     return sample[:1] + sample
+
+
+def _check_dropout(config: Any) -> None:
+    """Layers that drop out by themselves would, once they are told that they train."""
+    named = [name for name, value in config.to_dict().items() if "drop" in name and isinstance(value, float) and value > 0]
+    if named:
+        raise InputError(
+            "device.checkpoint_activations", f"this base's own layers would drop out ({', '.join(named)})", "Set it to false"
+        )
 
 
 def _num_tokens(base: BaseModel) -> int:

@@ -5,13 +5,16 @@ import platform
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
+
+from whet.backends.base import DeviceSettings
+from whet.backends.on_torch.device import choose_dtype
 
 SECONDS = 0.6  # of measured products; the first ones only warm up
 MOST = 2048  # sides of the products on a CPU; larger ones are no faster there
 MOST_CUDA = 8192
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,17 +30,18 @@ class Measured:
     """Floating-point operations a second of matrix products, a multiplication and an addition being two."""
 
 
-def calibrate(dtype: str, num_tokens: int, num_in: int, num_out: int, kind: str = "auto") -> Measured:
+def calibrate(
+    dtype: Literal["auto", "fp32", "bf16", "fp16"], num_tokens: int, num_in: int, num_out: int, kind: str = "auto"
+) -> Measured:
     """Measure products (num_tokens, num_in) x (num_in, num_out) in a dtype (`auto`: the one that whet would take), in less
     than two seconds. The best of several is taken: another process's load is no property of the machine.
     """
     is_cuda = kind in ("auto", "cuda") and torch.cuda.is_available()
     device = torch.device("cuda" if is_cuda else "cpu")
-    if dtype == "auto":
-        dtype = ("bf16" if torch.cuda.is_bf16_supported() else "fp16") if is_cuda else "fp32"
+    numbers = choose_dtype(DeviceSettings(dtype=dtype), device)
     rows, inner, columns = (min(side, MOST_CUDA if is_cuda else MOST) for side in (num_tokens, num_in, num_out))
-    left = torch.randn(rows, inner, device=device).to(DTYPES[dtype])
-    right = torch.randn(columns, inner, device=device).to(DTYPES[dtype])
+    left = torch.randn(rows, inner, device=device).to(numbers)
+    right = torch.randn(columns, inner, device=device).to(numbers)
     began = time.perf_counter()
     best = float("inf")
     while time.perf_counter() - began < SECONDS or best == float("inf"):

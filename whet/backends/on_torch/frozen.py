@@ -1,17 +1,19 @@
 """Frozen lower layers: computed without gradients, their prefixes once a run, and where there is room each row once a run."""
 
 import hashlib
+import os
 import tempfile
 import types
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import torch
 
 from whet.backends.base import Pack
 from whet.backends.on_torch.attention import PrefixKeys
 from whet.backends.on_torch.targets import decoder_layers
+from whet.errors import InputError
 
 Half = Literal["both", "lower", "upper"]
 NUM_PREFIXES = 8  # whose keys and values of the frozen layers are held
@@ -151,8 +153,22 @@ class Store:
         if not self.is_on_disk:
             return torch.empty(num_rows, width, dtype=dtype)
         with tempfile.NamedTemporaryFile(prefix="whet-") as file:
+            _take_space(file, num_rows * width * dtype.itemsize)
             # The name goes at once, the space with the process.
             return torch.from_file(str(Path(file.name)), shared=True, size=num_rows * width, dtype=dtype).view(num_rows, width)
+
+
+def _take_space(file: IO[bytes], num_bytes: int) -> None:
+    """Make a file as long as it will be: a full disk must be told now, not by a signal while the file is written as memory."""
+    try:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, num_bytes)
+        else:
+            file.truncate(num_bytes)
+    except OSError as error:
+        raise InputError(
+            file.name, f"has no room for device.frozen_cache_mb ({error.strerror})", "Lower it, or set TMPDIR to another disk"
+        ) from None
 
 
 def _spans(pack: Pack, is_prefix_apart: bool) -> list[tuple[bytes, int, int]]:

@@ -72,6 +72,11 @@ class Ranks:
         """Whether any rank says so."""
         return self.sum_numbers(float(said))[0] > 0
 
+    def first_of(self, numbers: Sequence[float]) -> list[float]:
+        """The first rank's numbers on all ranks, in double precision; as many everywhere."""
+        is_told = self.rank == 0 or self.count == 1
+        return self.sum_numbers(*(numbers if is_told else [0.0] * len(numbers)))
+
     def sum_numbers(self, *numbers: float) -> list[float]:
         """The sums over all ranks, in double precision."""
         if self.count == 1:

@@ -8,6 +8,7 @@ import torch
 from whet.backends.base import Pack
 
 FILL = 0.75  # leaves are computed together when the shortest has at least this share of the longest one's tokens
+LONG = 48  # ids from which on a CPU a leaf is computed by itself: copying it into a batch costs more than a call
 SHORT = 16  # ids up to which a leaf may be padded whatever its share: a call costs more than so few tokens
 
 
@@ -31,7 +32,8 @@ class Tree:
     """Who sees whom in a packed row of T tokens: token t sees u iff u <= t < end(u), the end of the subtree of u's segment."""
 
     inner: tuple[tuple[int, int, int], ...]
-    """Segments that others stand behind: first column, column after the last one, column after the whole subtree."""
+    """Segments that are computed by themselves: those that others stand behind, and long leaves. First column, column after the
+    last one, column after the whole subtree."""
     leaves: tuple[Bucket, ...]
     num_tokens: int
 
@@ -117,7 +119,7 @@ def _tree(pack: Pack, starts: Sequence[int], num_tokens: int, num_prefix: int, d
     inner = [(0, num_prefix, num_tokens)] if num_prefix else []
     leaves = []
     for number, (start, end) in enumerate(zip(starts, ends, strict=True)):
-        if last[number] > end:
+        if last[number] > end or (end - start >= LONG and device.type == "cpu"):
             inner.append((start, end, last[number]))
         else:
             leaves.append((end - start, start))

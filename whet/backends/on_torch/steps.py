@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 START, GROW_AFTER = 2.0**15, 2_000  # as in Micikevicius et al. 2018, arXiv 1710.03740
 LARGEST = 2.0**24
 
@@ -15,10 +17,9 @@ class Steps:
         self.scale = START if is_scaled else 1.0
         self.num_good = 0
 
-    @property
-    def random_seed(self) -> int:
-        """Seed of the next update's dropout: a function of the run's seed and the update, so that nothing else must be saved."""
-        return (self.seed * 1_000_003 + self.count) % 2**63
+    def random_seed(self, rank: int) -> int:
+        """Seed of a rank's dropout in the next update: a function of run, update and rank, so that nothing else must be saved."""
+        return int(np.random.SeedSequence([self.seed, self.count, rank]).generate_state(1, np.uint64)[0] >> 1)
 
     def overflow(self) -> bool:
         """The gradients overflowed: halve the scale. False where that can't help."""
