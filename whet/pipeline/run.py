@@ -33,7 +33,7 @@ def run(recipe: Recipe, folder: Path, watch: Watch, last: Step = "evaluate") -> 
 def _run(bench: Bench, last: Step) -> Report | None:
     recipe, folder, company = bench.recipe, bench.folder.path, bench.company
     if company.rank == 0:
-        write_json(folder / "recipe.json", recipe.model_dump(mode="json"))
+        write_json(folder / "recipe.json", _as_saved(recipe))
         data_step.run(bench)
     company.wait()
     trained: dict[str, Any] | None = None
@@ -45,6 +45,13 @@ def _run(bench: Bench, last: Step) -> Report | None:
     manifest = read_manifest(bench.folder.data)
     examples, systems = evaluate_step.run(bench)
     return report_step.run(bench, manifest, trained, examples, systems)
+
+
+def _as_saved(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as JSON, with its data found from wherever it is read again."""
+    plain = recipe.model_dump(mode="json")
+    plain["data"]["root"] = str((recipe.data.root or Path()).absolute())
+    return plain
 
 
 def evaluate_folder(folder: Path, watch: Watch) -> Report:
