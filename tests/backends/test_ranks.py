@@ -28,7 +28,8 @@ from whet.models.base_model import open_base
 pytestmark = pytest.mark.end_to_end
 
 WAYS = ("plain", "shard", "recomputed")
-CLOSE = 1e-6
+# Sums in another order differ in the last digit, and AdamW divides by what little some gradients are.
+CLOSE = 1e-5
 
 
 @dataclass

@@ -174,24 +174,34 @@ def test_an_interrupted_training_goes_on_where_it_was(corpus: Path, trained: Pat
     assert outcome(folder) == outcome(trained)
 
 
-def test_a_training_that_is_killed_inside_a_save_ends_the_same(corpus: Path, trained: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    run(recipe(corpus, *STEPS), folder, Log(), "data")
+def train_apart(corpus: Path, folder: Path) -> subprocess.Popen[str]:
+    """A process of its own that trains in a folder whose data are built."""
+    if not (folder / "recipe.json").exists():
+        run(recipe(corpus, *STEPS), folder, Log(), "data")
     code = (
         "import sys; from pathlib import Path; from whet.pipeline.ask import Silent; "
         "from whet.pipeline.run import run, saved_recipe; folder = Path(sys.argv[1]); "
         "run(saved_recipe(folder), folder, Silent(), 'train')"
     )
-    process = subprocess.Popen([sys.executable, "-c", code, str(folder)], stderr=subprocess.PIPE, text=True)
-    while not list(folder.glob("train/checkpoints/.step-[2-5].*.part")):
+    return subprocess.Popen([sys.executable, "-c", code, str(folder)], stderr=subprocess.PIPE, text=True)
+
+
+def test_a_training_that_is_killed_inside_a_save_ends_the_same(corpus: Path, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    process = train_apart(corpus, killed)
+    while not list(killed.glob("train/checkpoints/.step-[2-5].*.part")):
         assert process.poll() is None, process.communicate()[1]
     process.kill()
     process.communicate()
-    log = Noisy()
-    run(recipe(corpus, *STEPS), folder, log, "train")
-    assert 1 < log.steps[0] <= 5, log.said
-    assert outcome(folder) == outcome(trained)
-    assert not list(folder.glob("train/**/.*.part"))
+    assert not (killed / "train" / "result.json").exists()
+    kept = {path.parent.name for path in killed.glob("train/checkpoints/step-*/complete.json")}
+    assert kept, "a checkpoint before the one that was torn"
+    for folder in (killed, whole):
+        process = train_apart(corpus, folder)
+        said = process.communicate()[1]
+        assert process.returncode == 0, said
+    assert outcome(killed) == outcome(whole)
+    assert not list(killed.glob("train/**/.*.part"))
 
 
 class Cramped(Noisy):

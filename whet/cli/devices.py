@@ -96,7 +96,15 @@ def work() -> None:
     from whet.cli.main import main
 
     sys.argv[0] = "whet"
-    main()
+    try:
+        main()
+    except SystemExit as ended:
+        if ended.code in (None, 0):
+            raise
+        # At once: threads of the exchange with the others may abort on the way out, and hide the code that says why.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(ended.code if isinstance(ended.code, int) else 1)
 
 
 def _surroundings(num: int) -> Mapping[str, str]:
