@@ -13,6 +13,8 @@ from whet.backends.processes import LOST, Alone, join
 from whet.cli import devices
 from whet.errors import InputError
 
+pytestmark = pytest.mark.end_to_end  # each starts processes
+
 FACTS = "import os, sys; open(sys.argv[1] + os.environ['RANK'], 'w').write(' '.join(os.environ[n] for n in sys.argv[2:]))"
 
 

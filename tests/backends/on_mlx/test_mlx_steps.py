@@ -22,6 +22,8 @@ from whet.models.base_model import BaseModel
 from whet.train.encode import Row
 from whet.train.loop import Training, TrainSettings
 
+pytestmark = pytest.mark.end_to_end
+
 PACK = Pack((5, 6, 7, 300), (Segment((10, 11, 12), 2), Segment((10, 400), 0), Segment((7, 8, 9), 2, 1), Segment((14, 33), 1, 1)))
 
 
