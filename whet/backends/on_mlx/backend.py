@@ -35,6 +35,7 @@ from whet.backends.on_mlx.adapter import MlxAdapter, load_adapter, make_adapter,
 from whet.backends.on_mlx.load import load_model
 from whet.backends.on_mlx.optimizer import AdapterOptimizer, clip
 from whet.backends.on_mlx.rows import Rows, learnt_losses, packed_row, padded_rows
+from whet.backends.padded import relative_difference
 from whet.errors import InputError, WhetError
 from whet.models.base_model import BaseModel
 from whet.storage import read_json, write_json
@@ -94,7 +95,7 @@ class MlxBackend:
         except (TypeError, AttributeError, ValueError) as error:
             self.row_layout, self.layout_reason = "padded", f"mlx-lm's {self.base.model_type} takes no packed rows ({error})"
             return f"rows are padded: {self.layout_reason}"
-        loss_off, norm_off = _relative(loss_a, loss_b), _relative(norm_a, norm_b)
+        loss_off, norm_off = relative_difference(loss_a, loss_b), relative_difference(norm_a, norm_b)
         figures = f"loss differs by {loss_off:.1e}, gradient norm by {norm_off:.1e} (relative)"
         if max(loss_off, norm_off) > self._tolerance():
             self.row_layout, self.layout_reason = "padded", f"packed rows gave other values: {figures}"
@@ -258,13 +259,6 @@ class MlxBackend:
         if self.adapter is None:
             raise WhetError("", "there is no adapter on this base", "Attach one first")
         return self.adapter
-
-
-def _relative(a: float, b: float) -> float:
-    """Relative difference; two values that are both zero do not differ, and a NaN differs from everything."""
-    if not (math.isfinite(a) and math.isfinite(b)):
-        return math.inf
-    return abs(a - b) / max(abs(a), abs(b), 1e-12)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import numpy as np
 from mlx import nn
 
 from whet.backends.base import Pack
+from whet.backends.padded import pad_rows
 
 
 @dataclass(frozen=True)
@@ -108,23 +109,14 @@ def packed_row(pack: Pack) -> Rows:
 
 def padded_rows(pack: Pack, pad_id: int = 0) -> Rows:
     """As many rows as leaves, each from the prefix to its leaf, padded on the right."""
-    leaves = pack.leaves
-    rows = [pack.row(leaf) for leaf in leaves]
-    width = max(map(len, rows))
-    row_of, at, target, segment_of = [], [], [], []
-    for number, (leaf, row) in enumerate(zip(leaves, rows, strict=True)):
-        for offset in range(len(row) - pack.segments[leaf].num_learnt, len(row)):
-            row_of.append(number)
-            at.append(offset - 1)
-            target.append(row[offset])
-            segment_of.append(leaf)
+    found = pad_rows(pack)
     return Rows(
-        mx.array([[*row, *[pad_id] * (width - len(row))] for row in rows]),
+        mx.array(found.padded(pad_id)),
         None,
-        mx.array(row_of, dtype=mx.int32),
-        mx.array(at, dtype=mx.int32),
-        mx.array(target, dtype=mx.int32),
-        np.array(segment_of, dtype=np.int64),
+        mx.array(found.row_N, dtype=mx.int32),
+        mx.array(found.at_N, dtype=mx.int32),
+        mx.array(found.target_N, dtype=mx.int32),
+        np.array(found.segment_N, dtype=np.int64),
     )
 
 

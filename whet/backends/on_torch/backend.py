@@ -28,6 +28,7 @@ from whet.backends.on_torch.passes import Passes
 from whet.backends.on_torch.ranks import Ranks, lost_named
 from whet.backends.on_torch.state import load_state, save_state
 from whet.backends.on_torch.steps import Steps
+from whet.backends.padded import relative_difference
 from whet.errors import InputError, WhetError
 from whet.models.base_model import BaseModel
 
@@ -103,7 +104,7 @@ class TorchBackend:
         try:
             with memory_named(self.device):
                 (loss_a, norm_a), (loss_b, norm_b) = self._measure(sample, "packed"), self._measure(alone, "padded")
-            loss_off, norm_off = _relative(loss_a, loss_b), _relative(norm_a, norm_b)
+            loss_off, norm_off = relative_difference(loss_a, loss_b), relative_difference(norm_a, norm_b)
             words = f"loss differs by {loss_off:.1e}, gradient norm by {norm_off:.1e} (relative)"
             is_same = max(loss_off, norm_off) <= LAYOUT_TOLERANCE[self.dtype]
         except (RuntimeError, TypeError, NotImplementedError) as error:
@@ -298,10 +299,3 @@ def _pad_id(base: BaseModel) -> int:
         if isinstance(value, int) and value >= 0:
             return value
     return 0
-
-
-def _relative(a: float, b: float) -> float:
-    """Relative difference; two values that are both zero do not differ, and a NaN differs from everything."""
-    if not (math.isfinite(a) and math.isfinite(b)):
-        return math.inf
-    return abs(a - b) / max(abs(a), abs(b), 1e-12)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from whet.backends.base import Pack
+from whet.backends.padded import pad_rows
 
 FILL = 0.75  # leaves are computed together when the shortest has at least this share of the longest one's tokens
 LONG = 48  # ids from which on a CPU a leaf is computed by itself: copying it into a batch costs more than a call
@@ -148,27 +149,18 @@ def _buckets(leaves: Sequence[tuple[int, int]], device: torch.device) -> list[Bu
 
 def padded_rows(pack: Pack, device: torch.device, pad_id: int) -> Rows:
     """As many rows as leaves, each from the first id of the prefix on, padded on the right."""
-    leaves = pack.leaves
-    rows = [pack.row(leaf) for leaf in leaves]
-    width = max(map(len, rows))
-    ids = [[*row, *[pad_id] * (width - len(row))] for row in rows]
-    mask = [[True] * len(row) + [False] * (width - len(row)) for row in rows]
-    row_of, at, target, segment_of = [], [], [], []
-    for number, (row, leaf) in enumerate(zip(rows, leaves, strict=True)):
-        for offset in range(len(row) - pack.segments[leaf].num_learnt, len(row)):
-            row_of.append(number)
-            at.append(offset - 1)
-            target.append(row[offset])
-            segment_of.append(leaf)
-    positions_BT = torch.arange(width, device=device)[None].expand(len(rows), -1)
+    found = pad_rows(pack)
+    width = found.width
+    mask = [[True] * len(row) + [False] * (width - len(row)) for row in found.rows]
+    positions_BT = torch.arange(width, device=device)[None].expand(len(found.rows), -1)
     return Rows(
-        torch.tensor(ids, device=device),
+        torch.tensor(found.padded(pad_id), device=device),
         positions_BT,
         torch.tensor(mask, device=device),
         None,
-        torch.tensor(row_of, dtype=torch.long, device=device),
-        torch.tensor(at, dtype=torch.long, device=device),
-        torch.tensor(target, dtype=torch.long, device=device),
-        torch.tensor(segment_of, dtype=torch.long, device=device),
+        torch.tensor(found.row_N, dtype=torch.long, device=device),
+        torch.tensor(found.at_N, dtype=torch.long, device=device),
+        torch.tensor(found.target_N, dtype=torch.long, device=device),
+        torch.tensor(found.segment_N, dtype=torch.long, device=device),
         width,
     )
