@@ -23,7 +23,7 @@ class Work:
     is_recomputed: bool = False
     """Activation checkpointing: the layers' forward pass is computed twice."""
     keys_only: int = 0
-    """Tokens of which the last layer hands on keys and values only, so that nothing else in it has a gradient by them."""
+    """Tokens of which the last layer hands on keys and values only: its output projection and MLP leave them out."""
     head_rows_again: int = 0
     """Tokens at which the head's product is computed once more in the backward pass."""
 
@@ -54,9 +54,10 @@ def count_flops(shape: Shape, rank: int, work: Work) -> float:
     first = 0 if work.is_recomputed else sum(2 * n * m + 2 * rank * n for n, m in shape.linears[:3])
     pair = 4 * shape.heads * shape.head_size
     layers_forward = shape.layers * (forward * work.tokens + pair * work.pairs)
-    idle = sum(2 * n * m + 4 * rank * (n + m) for at, (n, m) in enumerate(shape.linears) if at not in (1, 2))
-    layers_backward = shape.layers * (backward * work.tokens + 2 * pair * work.pairs)
-    layers_backward -= first * work.tokens + idle * work.keys_only
+    layers_backward = shape.layers * (backward * work.tokens + 2 * pair * work.pairs) - first * work.tokens
+    behind = shape.linears[3:]
+    layers_forward -= work.keys_only * sum(2 * n * m + 2 * rank * (n + m) for n, m in behind)
+    layers_backward -= work.keys_only * sum(2 * n * m + 4 * rank * (n + m) for n, m in behind)
     head = 2 * shape.hidden * shape.vocabulary * (2 * work.head_rows + work.head_rows_again)
     return float(layers_forward * (2 if work.is_recomputed else 1) + layers_backward + head)
 
@@ -66,16 +67,15 @@ def packed_work(packs: Sequence[Pack]) -> Work:
     work = NOTHING
     for prefix, group in groupby(packs, key=lambda pack: pack.prefix):
         together = list(group)
-        # A prefix of one pack is computed in the pack's own row, where the gradient of its unused outputs is zero, but computed.
-        keys_only = len(prefix) if len(together) > 1 else 0
-        work += Work(len(prefix), len(prefix) * (len(prefix) + 1) // 2, 0, keys_only=keys_only)
+        work += Work(len(prefix), len(prefix) * (len(prefix) + 1) // 2, 0, keys_only=len(prefix))
         for pack in together:
             depths: list[int] = []
             for segment in pack.segments:
                 before = depths[segment.parent] if segment.parent >= 0 else len(prefix)
                 length = len(segment.ids)
                 depths.append(before + length)
-                work += Work(length, length * before + length * (length + 1) // 2, segment.num_learnt)
+                pairs = length * before + length * (length + 1) // 2
+                work += Work(length, pairs, segment.num_learnt, keys_only=length - segment.num_learnt)
     return work
 
 

@@ -41,6 +41,8 @@ class Kept:
     read_by: tuple[str, ...] = ()
     """Linear layers whose adapter or weight gradient reads it; empty: the layer's own backward pass needs it anyway."""
     is_fp32: bool = False
+    is_behind: bool = False
+    """Stands behind the attention: the last layer keeps it for learnt tokens only (`trims_last`)."""
 
 
 def _inner(sizes: Sizes) -> int:
@@ -61,11 +63,12 @@ KEPT_PER_TOKEN: tuple[Kept, ...] = (
     Kept("keys and values", lambda s: 2 * s.kv_width),
     Kept("log-sum-exp", lambda s: s.heads, is_fp32=True),
     Kept("attention output", lambda s: s.query_width),
-    Kept("input of the MLP", lambda s: s.hidden),
-    Kept("its norm", lambda s: s.hidden, ("gate_proj", "up_proj", "gate_up_proj", "fc1")),
-    Kept("gate and up", _gated),
-    Kept("their product", _inner, ("down_proj", "fc2")),
+    Kept("input of the MLP", lambda s: s.hidden, is_behind=True),
+    Kept("its norm", lambda s: s.hidden, ("gate_proj", "up_proj", "gate_up_proj", "fc1"), is_behind=True),
+    Kept("gate and up", _gated, is_behind=True),
+    Kept("their product", _inner, ("down_proj", "fc2"), is_behind=True),
 )
+IN_FRONT = ("q_proj", "k_proj", "v_proj", "qkv_proj")  # linear layers that stand before the attention
 # The gradients that stand at once while the widest part of a layer is walked backward, beyond what it has let go by then:
 # those of gate, up and product less the product itself, and those of the layer's output and of its norm.
 BACKWARD_PER_TOKEN: Callable[[Sizes], int] = lambda s: 2 * _inner(s) + 2 * s.hidden  # noqa: E731 (a constant)
@@ -240,6 +243,13 @@ def memory_of(sizes: Sizes, setup: Setup, batch: Batch) -> Memory:
     )
 
 
+def trims_last(sizes: Sizes, kind: str) -> bool:
+    """Whether the last layer runs at learnt tokens only, but for its keys, values and attention (backends/on_torch/trimming.py).
+    Not where MLP and attention stand side by side (Phi) or have norms behind them (Gemma 2 and 3).
+    """
+    return kind != "mlx" and sizes.family != "phi" and not sizes.family.startswith(("gemma2", "gemma3"))
+
+
 def is_quantized(sizes: Sizes, setup: Setup) -> bool:
     """Whether the base's linear layers are held in 4 or 8 bits, as stored or by the recipe."""
     return bool(sizes.stored_bytes or setup.device.quantize)
@@ -291,11 +301,13 @@ def _logit_bytes(sizes: Sizes, setup: Setup, trained: Trained, num_learnt: int) 
 def _activations(sizes: Sizes, setup: Setup, trained: Trained, batch: Batch) -> tuple[float, float, float]:
     """Bytes that the forward pass keeps, that it would keep without checkpoints, and that one layer's backward pass adds."""
     number = DTYPE_BYTES[setup.dtype]
-    per_token = sum(
-        kept.width(sizes) * (4 if kept.is_fp32 else number)
+    each = [
+        (kept, kept.width(sizes) * (4 if kept.is_fp32 else number))
         for kept in KEPT_PER_TOKEN
         if not kept.read_by or trained.names.intersection(kept.read_by)
-    )
+    ]
+    per_token = sum(size for _, size in each)
+    behind = sum(size for kept, size in each if kept.is_behind) if trims_last(sizes, setup.kind) else 0
     per_token += trained.lora_width * number
     if isinstance(setup.adapter, LoraSettings) and setup.adapter.dropout > 0:
         per_token += trained.input_width * (number + 1)  # what is left of each input, and the mask
@@ -307,4 +319,6 @@ def _activations(sizes: Sizes, setup: Setup, trained: Trained, batch: Batch) -> 
     if is_quantized(sizes, setup):  # one layer's weights as they are computed with
         backward += max((linear.num_weights for linear in sizes.linears), default=0) * number
     ends = 2 * sizes.hidden * number  # what stands before the first layer and behind the last one
-    return batch.num_tokens * (kept + ends), batch.num_tokens * (whole + ends), backward
+    less = (batch.num_tokens - batch.num_learnt) * behind
+    kept_less = 0 if setup.device.checkpoint_activations else less
+    return batch.num_tokens * (kept + ends) - kept_less, batch.num_tokens * (whole + ends) - less, backward

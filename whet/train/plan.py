@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from whet.backends.base import DeviceSettings, FullSettings, LoraSettings, OptimizerSettings
 from whet.models.architecture import Sizes, num_parameters, read_sizes
-from whet.train.memory import Batch, Memory, Setup, memory_of, trained_by
+from whet.train.memory import IN_FRONT, Batch, Memory, Setup, memory_of, trained_by, trims_last
 
 if TYPE_CHECKING:  # the loop asks this file what to do when memory runs out
     from whet.train.loop import TrainSettings
@@ -150,6 +150,10 @@ def arithmetic_of(sizes: Sizes, setup: Setup, work: Work | None) -> Arithmetic:
         backward += 4 * computed * trained.total
     if setup.device.checkpoint_activations:
         backward += upper * layer
+    if trims_last(sizes, setup.kind):
+        behind = sum(linear.num_weights for linear in sizes.linears if linear.name not in IN_FRONT) + sizes.expert_weights_used
+        passes = (3 if isinstance(setup.adapter, FullSettings) else 2) + setup.device.checkpoint_activations
+        forward -= 2 * passes * (computed - learnt) * behind
     return Arithmetic(forward + backward, computed, learnt)
 
 

@@ -48,6 +48,8 @@ class Sight:
     """Seen by every token of the row."""
     filling: PrefixKeys | None = None
     """Takes this row's keys and values."""
+    wanted: torch.Tensor | None = None
+    """(N,) the columns whose outputs are read behind the last layer; None where all may be."""
 
 
 def attend_packed(

@@ -12,6 +12,7 @@ from whet.backends.on_torch.attention import NAME, PrefixKeys, Sight, register
 from whet.backends.on_torch.frozen import FrozenLayers, FrozenPrefix, open_frozen
 from whet.backends.on_torch.head import find_head, head_losses
 from whet.backends.on_torch.rows import Rows, packed_row, padded_rows
+from whet.backends.on_torch.trimming import LastLayer, open_last_layer
 
 PROBE_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.01}  # relative; rounding is far below it
 Layout = Literal["packed", "padded"]
@@ -47,11 +48,13 @@ class Passes:
         self.is_sharded = is_sharded
         self.model, self.device, self.pad_id, self.logits_bytes = model, device, pad_id, settings.logits_mb << 20
         self.frozen: FrozenLayers | None = None
+        self.last: LastLayer | None = None
         self.plain_attention = model.config._attn_implementation
         self.head = find_head(model)
         self.unpackable = self._probe()
         """Why this model's rows can't be packed; empty if they can."""
         if self.head is not None and not self.unpackable and not is_sharded:
+            self.last = open_last_layer(model)
             self.frozen = open_frozen(model, settings.frozen_cache_mb << 20, is_on_disk=settings.frozen_cache_on_disk)
 
     @torch.no_grad()
@@ -134,9 +137,10 @@ class Passes:
         rows = part.rows
         if self.head is None:
             return self._losses_of_whole(part)
-        hidden_BTH = self._hidden(part)
-        flat_N = rows.row_N * rows.ids_BT.shape[1] + rows.at_N
-        return head_losses(hidden_BTH.flatten(0, 1).index_select(0, flat_N), self.head, rows.target_N, self.logits_bytes)
+        hidden_NH = self._hidden(part).flatten(0, 1)
+        if rows.tree is None or self.last is None:
+            hidden_NH = hidden_NH.index_select(0, rows.row_N * rows.ids_BT.shape[1] + rows.at_N)
+        return head_losses(hidden_NH, self.head, rows.target_N, self.logits_bytes)
 
     def _losses_of_whole(self, part: Part) -> torch.Tensor:
         """Through the model's own head, where it does more than a product. It runs at learnt columns only."""
@@ -149,7 +153,7 @@ class Passes:
         return torch.nn.functional.cross_entropy(logits_BKV[rows.row_N, slot_N].float(), rows.target_N, reduction="none")
 
     def _hidden(self, part: Part) -> torch.Tensor:
-        """(B, T, H) outputs of the decoder."""
+        """(B, T, H) outputs of the decoder; (1, N, H) at the learnt columns alone where the last layer can be trimmed to them."""
         decoder, frozen = self.model.get_decoder(), self.frozen
         if frozen is None or part.rows.tree is None:
             return decoder(**self._ids(part), **self._sight(part, part.prefix, part.filling)).last_hidden_state
@@ -185,13 +189,18 @@ class Passes:
         self.attend_by(self.plain_attention if rows.tree is None else NAME)
         if rows.tree is None:
             return {"attention_mask": rows.mask_BT}
-        return {"whet_sight": Sight(rows.tree, rows.positions_BT[0], rows.longest, prefix, filling)}
+        # A prefix is read by its keys and values alone, but not every kernel takes no rows.
+        wanted = (rows.at_N if len(rows.at_N) else rows.positions_BT.new_zeros(1)) if self.last is not None else None
+        return {"whet_sight": Sight(rows.tree, rows.positions_BT[0], rows.longest, prefix, filling, wanted)}
 
     def close(self) -> None:
         """Leave the model as it was."""
         self.attend_by(self.plain_attention)
         if self.frozen is not None:
             self.frozen.undo()
+        if self.last is not None:
+            self.last.undo()
+        self.frozen = self.last = None
 
     def attend_by(self, name: str) -> None:
         """Choose how transformers computes attention from now on."""
