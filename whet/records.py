@@ -30,6 +30,10 @@ class Value:
 
     text: str
     span: Span | None = None
+    confidence: float | None = None
+    """How likely the value is right, 0 to 1; None where nothing says so."""
+    is_ambiguous: bool = False
+    """Whether the text stands several times in the source, and the span is the likeliest of those places."""
 
 
 Record = Mapping[str, Value | None]
@@ -59,6 +63,30 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
+class FieldRule:
+    """What one field of a constrained reply may hold."""
+
+    name: str
+    kind: Literal["span", "choice", "free"]
+    """span: characters of the source, word for word. choice: one of `choices`. free: any text that is not empty."""
+    choices: tuple[str, ...] = ()
+    is_nullable: bool = False
+    min_chars: int = 1
+    """Fewest characters (code points) of a span or a free text."""
+    max_chars: int | None = None
+    """Most characters; None sets no limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """What a reply may be: a JSON list of records with these fields, keys in this order, no white space (as it was trained)."""
+
+    fields: tuple[FieldRule, ...]
+    source: str | None = None
+    """The text whose pieces span fields may hold; None leaves them any text, so that only the JSON is sure."""
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """What an engine is asked: messages, a budget, and the choices where it shall rank them."""
 
@@ -67,7 +95,25 @@ class Request:
     """Most new tokens, the end-of-turn token included."""
     choices: tuple[str, ...] = ()
     adapter: str | None = None
-    """Name of the LoRA adapter that shall answer; None is the base itself."""
+    """Name of the LoRA adapter that shall answer; None is what the engine has attached, or the base itself."""
+    constraint: Constraint | None = None
+    """What the reply may be; None lets the model write freely."""
+    temperature: float = 0.0
+    """0 takes the likeliest token each time."""
+    seed: int = 0
+    """Of the samples, where the temperature is above 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One token of a reply: characters of the reply's text that are whole after it, and its log-probability in nats.
+
+    The probability is that under the constraint (renormalised over the tokens that it allowed) and the temperature of 1.
+    A token that the constraint left no choice about has 0.0.
+    """
+
+    end: int
+    log_prob: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +122,16 @@ class Completion:
 
     text: str
     finish: Finish
+    """length: the budget was used up; the text is whole JSON all the same where `cut_at` is set."""
     num_prompt_tokens: int = 0
     num_tokens: int = 0
     error: str = ""
+    steps: tuple[Step, ...] = ()
+    """Each token, where the engine gives log-probabilities."""
+    cut_at: int | None = None
+    """Characters of the text that the model wrote before the budget forced the rest, which only closes the JSON."""
+    violation: str = ""
+    """How a reply breaks a constraint that its engine was asked to keep and did not; empty where it was kept or none was set."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,10 @@
 """What a device does for whet: ids in, ids out; micro-batches, adapter settings, and the Backend protocol."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Protocol, Self
+from typing import Annotated, Any, Literal, Protocol, Self
 
 from pydantic import Field, model_validator
 
@@ -174,12 +174,60 @@ class StepResult:
     """Whether the weights were changed: not where loss or gradient are no number, or beyond the limits."""
 
 
+class Guide(Protocol):
+    """What one reply may become, in ids: a state that moves as ids are taken. Knows no device.
+
+    `left` is always the budget in ids, the end id included, before the call's own ids are counted.
+    """
+
+    is_ended: bool
+    """Whether the end id was taken: nothing follows."""
+    num_own: int | None
+    """Ids that the model chose before closing was forced; None as long as it was not."""
+
+    def begin(self, left: int) -> tuple[int, ...]:
+        """Ids that stand at the reply's start whatever the model says. Called once. InputError where `left` can't hold a reply."""
+        ...
+
+    def mask(self) -> Any:
+        """(ceil(V / 32),) int32 numpy words: bit v % 32 of word v // 32 is set where id v may come next (the end id too)."""
+        ...
+
+    def take(self, token: int, left: int) -> tuple[int, ...]:
+        """Take an id that the mask allows. Gives the ids that stand now: that id and those that must follow it; where it would
+        leave too few ids to close the reply, other ids instead, which close it. The end id is among them when it is reached.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One sequence to be continued."""
+
+    ids: tuple[int, ...]
+    """The prompt."""
+    max_tokens: int
+    """Most new ids, the end id included."""
+    guide: Guide | None = None
+    adapter: str | None = None
+    """Name of a loaded adapter; None is the one that is attached, or the bare base where none is."""
+    temperature: float = 0.0
+    seed: int = 0
+    draft: tuple[int, ...] = ()
+    """Ids that the reply is likely to repeat pieces of (the source), to be tried ahead. They change the speed only."""
+
+
 @dataclass(frozen=True, slots=True)
 class Generated:
     """Ids that were generated, the end-of-turn id left out, and whether one was reached."""
 
     ids: tuple[int, ...]
     is_ended: bool
+    log_probs: tuple[float, ...] = ()
+    """Of each id and, where one was reached, of the end id: under the guide's mask, at a temperature of 1; 0 where there was no
+    choice. Empty where the backend gives none."""
+    num_own: int | None = None
+    """Ids before the guide forced the reply to be closed; None where it did not."""
 
 
 class Backend(Protocol):
@@ -200,6 +248,12 @@ class Backend(Protocol):
         """Put a fresh adapter on the base, load one from its folder, or leave it bare. Replaces the one that was there."""
         ...
 
+    def hold(self, adapters: Mapping[str, Path]) -> None:
+        """Load adapters beside each other on the bare base, by name, for asks that name them. Replaces what was there; for
+        answering only.
+        """
+        ...
+
     def save_adapter(self, folder: Path) -> None:
         """Write the adapter in PEFT's layout into an existing folder; after full fine-tuning, the whole model."""
         ...
@@ -218,8 +272,11 @@ class Backend(Protocol):
         """Summed loss and learnt tokens of packs, without gradients."""
         ...
 
-    def generate(self, prompts: Sequence[Sequence[int]], max_tokens: int, end_ids: Sequence[int]) -> list[Generated]:
-        """Greedy continuation of each prompt until an end id or the limit."""
+    def generate(self, asks: Iterable[Ask], end_ids: Sequence[int]) -> Iterator[tuple[int, Generated]]:
+        """Continue each prompt until an end id or its limit. Gives (number of the ask, what was generated), as they get ready.
+
+        Asks are taken as there is room, so a corpus can stream through; nobody else may use the backend meanwhile.
+        """
         ...
 
     def log_likelihoods(self, pack: Pack) -> list[float]:

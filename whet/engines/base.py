@@ -1,6 +1,6 @@
 """Whatever answers is an Engine: messages in, text out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 from whet.records import Completion, Request
@@ -13,6 +13,10 @@ class Engine(Protocol):
 
     def answer(self, requests: Sequence[Request]) -> list[Completion]:
         """One completion a request, in their order."""
+        ...
+
+    def answer_each(self, requests: Iterable[Request]) -> Iterator[tuple[int, Completion]]:
+        """Number and completion of each request, as they get ready. Requests are taken as there is room for them."""
         ...
 
     def rank(self, request: Request) -> list[float]:

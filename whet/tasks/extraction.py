@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from whet.config import Settings
-from whet.records import Completion, Counts, Example, Message, Record, Request, Score, Span, Value
+from whet.records import Completion, Constraint, Counts, Example, FieldRule, Message, Record, Request, Score, Span, Value
 from whet.tasks.base import Answer, Total, Unread
 
 DEFAULT_PROMPT = "从下文中提取记录，输出 JSON List，没有则输出 []。"
@@ -27,6 +27,10 @@ class FieldSettings(Settings):
     """Whether the field may be null."""
     about: str = ""
     """What the field means; it is put into the prompt."""
+    min_chars: int = Field(default=1, ge=1)
+    """Fewest characters of a span or a free text; a constrained reply keeps to it."""
+    max_chars: int | None = Field(default=None, ge=1)
+    """Most characters of a span or a free text; null sets no limit."""
 
     @model_validator(mode="after")
     def _choices_fit_kind(self) -> "FieldSettings":
@@ -50,6 +54,9 @@ class ExtractionSettings(Settings):
     """A system message; null sends none."""
     max_tokens: int = Field(default=256, ge=8)
     """Most tokens of a reply; a longer one counts as truncated."""
+    constraint: Literal["grounded", "json", "free"] = "grounded"
+    """What a reply may be while it is written. grounded: JSON of the fields, spans only from the text. json: JSON of the fields.
+    free: anything. It does not change the prompt."""
 
     @model_validator(mode="after")
     def _names_differ(self) -> "ExtractionSettings":
@@ -130,7 +137,16 @@ class Extraction:
             lines.append(f"{field.name}" + (f"：{'；'.join(about)}" if about else ""))
         user = Message("user", "\n".join([*lines, "", example.text]))
         system = [Message("system", self.settings.system)] if self.settings.system is not None else []
-        return Request((*system, user), self.settings.max_tokens)
+        return Request((*system, user), self.settings.max_tokens, constraint=self._constraint(example.text))
+
+    def _constraint(self, text: str) -> Constraint | None:
+        if self.settings.constraint == "free":
+            return None
+        rules = tuple(
+            FieldRule(field.name, field.kind, field.choices, field.nullable, field.min_chars, field.max_chars)
+            for field in self.fields
+        )
+        return Constraint(rules, text if self.settings.constraint == "grounded" else None)
 
     def reply(self, example: Example) -> str:
         rows = [
