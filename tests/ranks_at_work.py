@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from whet.backends.base import DeviceSettings, LoraSettings, OptimizerSettings, Pack, Segment
+from whet.backends.base import Ask, DeviceSettings, LoraSettings, OptimizerSettings, Pack, Segment
 from whet.backends.on_torch.backend import TorchBackend
 from whet.backends.on_torch.ranks import Ranks
 from whet.errors import WhetError
@@ -54,6 +54,11 @@ def weights_of(backend: TorchBackend) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in backend.model.named_parameters() if p.requires_grad}
 
 
+def answers(backend: TorchBackend) -> list[list[int]]:
+    found = dict(backend.generate([Ask((5, 6, 7), 4), Ask((9, 10), 4)], [2]))
+    return [list(found[number].ids) for number in range(2)]
+
+
 def work(base: Path, written_alone: Path, out: Path) -> None:
     """Every way to train on several ranks, whole and taken up; then rank 1 fails while rank 0 waits for it."""
     ways: dict[str, dict[str, Any]] = {"plain": {}, "shard": {"shard": True}}
@@ -68,7 +73,7 @@ def work(base: Path, written_alone: Path, out: Path) -> None:
             half.mkdir()
         found[way] = train(backend, range(STEPS), half)
         found[f"{way}-held"] = _held(backend)
-        found[f"{way}-answers"] = [list(one.ids) for one in backend.generate([(5, 6, 7), (9, 10)], 4, [2])]
+        found[f"{way}-answers"] = answers(backend)
         _write(backend, out / f"{way}.safetensors")
         if rank == 0:
             (out / f"{way}-adapter").mkdir()

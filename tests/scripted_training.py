@@ -2,13 +2,13 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 
-from whet.backends.base import FullSettings, Generated, LoraSettings, Pack, StepLimits, StepResult
+from whet.backends.base import Ask, FullSettings, Generated, LoraSettings, Pack, StepLimits, StepResult
 from whet.models.base_model import BaseModel
 from whet.train.batches import num_computed
 from whet.train.encode import Row
@@ -59,10 +59,13 @@ class ScriptedBackend:
         num_learnt = sum(pack.num_learnt for pack in packs)
         return self.valid(self.weight) * num_learnt, num_learnt
 
-    def generate(self, prompts: Sequence[Sequence[int]], max_tokens: int, end_ids: Sequence[int]) -> list[Generated]:
+    def hold(self, adapters: Mapping[str, Path]) -> None:
         raise NotImplementedError
 
-    def log_likelihoods(self, pack: Pack) -> list[float]:
+    def generate(self, asks: Iterable[Ask], end_ids: Sequence[int]) -> Iterator[tuple[int, Generated]]:
+        raise NotImplementedError
+
+    def log_likelihoods(self, pack: Pack, adapter: str | None = None) -> list[float]:
         raise NotImplementedError
 
     def digests(self) -> dict[str, str]:

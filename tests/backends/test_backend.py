@@ -10,6 +10,7 @@ import torch
 from conftest import PACKS, TREE, assert_close, copy_base, enliven, plain_copy, plain_gradients, random_model, take_gradients
 
 from whet.backends.base import (
+    Ask,
     DeviceSettings,
     FullSettings,
     LoraSettings,
@@ -347,20 +348,10 @@ def embedded(base: BaseModel) -> TorchBackend:
     return TorchBackend(base, OptimizerSettings())
 
 
-def test_generate_in_a_batch_equals_one_by_one(embedded: TorchBackend, chat: Chat) -> None:
-    prompts = [
-        chat.tokenizer.encode(f"<|im_start|>user\n抄录下文：{text}<|im_end|>\n<|im_start|>assistant\n")
-        for text in ("洪武三年", "以王安石為參知政事，司馬光為翰林學士", "卒")
-    ]
-    together = embedded.generate(prompts, 12, [chat.end_id])
-    alone = [embedded.generate([prompt], 12, [chat.end_id])[0] for prompt in prompts]
-    assert together == alone
-    assert all(len(made.ids) <= 1 for made in embedded.generate(prompts, 1, [chat.end_id]))
-
-
 def test_what_a_folder_says_of_generation_changes_no_answer(embedded: TorchBackend, chat: Chat, tmp_path: Path) -> None:
     folder = copy_base(tmp_path / "m")
     (folder / "generation_config.json").write_text('{"do_sample": true, "repetition_penalty": 9.0, "no_repeat_ngram_size": 1}')
     other = TorchBackend(open_base(folder), OptimizerSettings())
-    prompts = [chat.tokenizer.encode("<|im_start|>user\n天下天下天下天下天下天下天下天下<|im_end|>\n<|im_start|>assistant\n")]
-    assert other.generate(prompts, 16, [chat.end_id]) == embedded.generate(prompts, 16, [chat.end_id])
+    prompt = chat.tokenizer.encode("<|im_start|>user\n天下天下天下天下天下天下天下天下<|im_end|>\n<|im_start|>assistant\n")
+    asks = [Ask(tuple(prompt), 16)]
+    assert list(other.generate(asks, [chat.end_id])) == list(embedded.generate(asks, [chat.end_id]))

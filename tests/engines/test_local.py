@@ -1,13 +1,14 @@
 """The local engine over a backend in plain Python: what it sends, what it makes of what comes back."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import copy_base
 
-from whet.backends.base import Generated, Pack
+from whet.backends.base import Ask, Generated, Pack
 from whet.engines.local import LocalEngine
 from whet.errors import InputError
 from whet.records import Message, Request
@@ -22,14 +23,20 @@ class Echo:
 
     def __init__(self, made: Sequence[int], is_ended: bool = True) -> None:
         self.made, self.is_ended = tuple(made), is_ended
-        self.calls: list[tuple[list[list[int]], int, list[int]]] = []
+        self.asks: list[Ask] = []
+        self.ends: list[int] = []
         self.packs: list[Pack] = []
 
-    def generate(self, prompts: Sequence[Sequence[int]], max_tokens: int, end_ids: Sequence[int]) -> list[Generated]:
-        self.calls.append(([list(prompt) for prompt in prompts], max_tokens, list(end_ids)))
-        return [Generated((*self.made, prompt[self.word]), self.is_ended) for prompt in prompts]
+    def generate(self, asks: Iterable[Ask], end_ids: Sequence[int]) -> Iterator[tuple[int, Generated]]:
+        """Two at a time, the last one first."""
+        self.ends = list(end_ids)
+        numbered = enumerate(asks)
+        while pair := list(islice(numbered, 2)):
+            for number, ask in reversed(pair):
+                self.asks.append(ask)
+                yield number, Generated((*self.made, ask.ids[self.word]), self.is_ended)
 
-    def log_likelihoods(self, pack: Pack) -> list[float]:
+    def log_likelihoods(self, pack: Pack, adapter: str | None = None) -> list[float]:
         self.packs.append(pack)
         return [-float(len(segment.ids)) for segment in pack.segments]
 
@@ -46,13 +53,31 @@ def request(text: str, max_tokens: int = 8, choices: tuple[str, ...] = ()) -> Re
 
 def test_answers_keep_the_order_of_requests_whatever_their_limits(chat: Chat) -> None:
     backend = Echo(chat.tokenizer.encode("答"))
-    asked = [request("a", 8), request("b", 4), request("c", 8), request("d", 16)]
+    asked = [request("a", 8), request("b", 4), request("c", 8), request("d", 16), request("e", 1)]
     said = engine(backend, chat).answer(asked)
-    assert [completion.text for completion in said] == ["答a", "答b", "答c", "答d"]
-    assert [(limit, len(prompts)) for prompts, limit, _ in backend.calls] == [(4, 1), (8, 2), (16, 1)]
-    assert backend.calls[1][0] == [chat.prompt_ids(asked[0].messages), chat.prompt_ids(asked[2].messages)]
-    assert all(ends == [chat.end_id] for _, _, ends in backend.calls)
-    assert [completion.num_prompt_tokens for completion in said] == [len(chat.prompt_ids(entry.messages)) for entry in asked]
+    assert [completion.text for completion in said] == ["答a", "答b", "答c", "答d", "答e"]
+    prompts = [tuple(chat.prompt_ids(entry.messages)) for entry in asked]
+    assert [(ask.ids, ask.max_tokens) for ask in backend.asks] == [
+        (prompts[number], asked[number].max_tokens) for number in (1, 0, 3, 2, 4)
+    ]
+    assert backend.ends == [chat.end_id]
+    assert [completion.num_prompt_tokens for completion in said] == [len(prompt) for prompt in prompts]
+
+
+def test_requests_are_taken_as_there_is_room_and_given_as_they_get_ready(chat: Chat) -> None:
+    taken = []
+
+    def requests() -> Iterator[Request]:
+        for word in "ab\ud800cde":
+            taken.append(word)
+            yield request(word)
+
+    found = engine(Echo([]), chat).answer_each(requests())
+    number, first = next(found)
+    assert (number, first.text, "".join(taken)) == (1, "b", "ab")
+    rest = list(found)
+    assert sorted(number for number, _ in rest) == [0, 2, 3, 4, 5]
+    assert [number for number, completion in rest if completion.finish == "error"] == [2]
 
 
 @pytest.mark.parametrize(("is_ended", "finish"), [(True, "stop"), (False, "length")])
@@ -75,7 +100,7 @@ def test_a_prompt_without_room_for_its_reply_is_an_error_with_figures(chat: Chat
     assert too_long.finish == "error"
     assert f"{num} tokens" in too_long.error
     assert str(num + 8) in too_long.error
-    assert len(backend.calls) == 1
+    assert len(backend.asks) == 1
 
 
 def test_a_prompt_that_can_not_be_rendered_is_an_error_and_loses_no_other(chat: Chat) -> None:
@@ -98,7 +123,7 @@ def test_a_template_that_refuses_the_messages_is_an_error(tmp_path: Path) -> Non
 def test_nothing_is_asked_where_there_is_nothing_to_ask(chat: Chat) -> None:
     backend = Echo([])
     assert engine(backend, chat).answer([]) == []
-    assert backend.calls == []
+    assert backend.asks == []
 
 
 def test_ranking_scores_the_reply_alone(chat: Chat) -> None:

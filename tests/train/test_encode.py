@@ -1,12 +1,12 @@
 """Rows of token ids: the engine's prompt, then the answer and its end of turn; faults keep their place."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pytest
 from conftest import copy_base, official
 
-from whet.backends.base import Segment
+from whet.backends.base import Ask, Segment
 from whet.engines.local import LocalEngine
 from whet.errors import InputError
 from whet.records import Example, Message
@@ -21,8 +21,8 @@ EXAMPLES = [official("宣德九年，少師蹇義卒。", "蹇義", "少師", "D
 class Recorder:
     """A backend that keeps the prompts it is sent."""
 
-    def generate(self, prompts: Sequence[Sequence[int]], max_tokens: int, end_ids: Sequence[int]) -> list[object]:
-        self.prompts = [list(prompt) for prompt in prompts]
+    def generate(self, asks: Iterable[Ask], end_ids: Sequence[int]) -> list[object]:
+        self.prompts = [list(ask.ids) for ask in asks]
         raise LookupError
 
 

@@ -186,7 +186,7 @@ class Guide(Protocol):
     """Ids that the model chose before closing was forced; None as long as it was not."""
 
     def begin(self, left: int) -> tuple[int, ...]:
-        """Ids that stand at the reply's start whatever the model says. Called once. InputError where `left` can't hold a reply."""
+        """Ids that stand at the reply's start whatever the model says. Called once. InputError where `left` holds no reply."""
         ...
 
     def mask(self) -> Any:
@@ -279,8 +279,8 @@ class Backend(Protocol):
         """
         ...
 
-    def log_likelihoods(self, pack: Pack) -> list[float]:
-        """For each leaf the summed log-probability of its learnt ids, in nats."""
+    def log_likelihoods(self, pack: Pack, adapter: str | None = None) -> list[float]:
+        """For each leaf the summed log-probability of its learnt ids, in nats. adapter: the name of one that is held."""
         ...
 
     def digests(self) -> dict[str, str]:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from conftest import copy_base, random_model
 
-from whet.backends.base import DeviceSettings, FullSettings, LoraSettings, OptimizerSettings, Pack, Segment
+from whet.backends.base import Ask, DeviceSettings, FullSettings, LoraSettings, OptimizerSettings, Pack, Segment
 from whet.backends.on_mlx.backend import MlxBackend
 from whet.backends.on_mlx.rows import PackedRow
 from whet.errors import InputError, WhetError
@@ -246,7 +246,8 @@ def test_greedy_answers_are_those_of_transformers(base: BaseModel, chat: Any) ->
     model = transformers.AutoModelForCausalLM.from_pretrained(base.folder, dtype=torch.float32)
     texts = ("洪武三年", "以王安石為參知政事")
     prompts = [chat.tokenizer.encode(f"<|im_start|>user\n抄录下文：{t}<|im_end|>\n<|im_start|>assistant\n") for t in texts]
-    for prompt, made in zip(prompts, MlxBackend(base, OptimizerSettings()).generate(prompts, 8, [chat.end_id]), strict=True):
+    replies = MlxBackend(base, OptimizerSettings()).generate([Ask(tuple(prompt), 8) for prompt in prompts], [chat.end_id])
+    for prompt, (_, made) in zip(prompts, replies, strict=True):
         config = transformers.GenerationConfig(do_sample=False, max_new_tokens=8, eos_token_id=chat.end_id, pad_token_id=0)
         wanted = model.generate(torch.tensor([prompt]), generation_config=config)[0, len(prompt) :].tolist()
         assert [*made.ids, *([chat.end_id] if made.is_ended else [])] == wanted
@@ -296,7 +297,7 @@ def test_a_window_that_mlx_lm_leaves_out_limits_the_rows(tmp_path: Path) -> None
     with pytest.raises(InputError, match="leaves the window out"):
         backend.loss([PACK])
     with pytest.raises(InputError, match="leaves the window out"):
-        backend.generate([[1, 2, 3]], 8, [2])
+        list(backend.generate([Ask((1, 2, 3), 8)], [2]))
 
 
 @pytest.mark.parametrize(

@@ -70,8 +70,11 @@ def adapt(model: Any, settings: LoraSettings, num_tokens: int = 0) -> Any:
         raise InputError("train.lora", f"PEFT refuses this adapter ({str(error).splitlines()[0][:160]})") from None
 
 
-def load_adapter(model: Any, folder: Path) -> Any:
-    """The adapter in a folder, put on a model; every tensor of the file must find its place and every place a tensor."""
+def load_adapter(model: Any, folder: Path, name: str = "default") -> Any:
+    """The adapter in a folder, put on a model; every tensor of the file must find its place and every place a tensor.
+
+    name: PEFT's for it. Under another name than the usual one it may stand beside others, on a model that PEFT has already.
+    """
     from peft import LoraConfig, PeftConfig, get_peft_model_state_dict, set_peft_model_state_dict
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -82,11 +85,13 @@ def load_adapter(model: Any, folder: Path) -> Any:
         _check_kind(folder, config, LoraConfig)
         config.inference_mode = False
         if (rows := _stored_rows(model, stored)) > num_rows(model):
+            if name != "default":
+                raise InputError(str(folder), "brings new tokens, so it can't stand beside other adapters", "Attach it alone")
             resize(model, rows)
-        loaded = _put_on(model, config)
-        wanted = set(get_peft_model_state_dict(loaded, save_embedding_layers=False))
+        loaded = _put_on(model, config, name)
+        wanted = set(get_peft_model_state_dict(loaded, adapter_name=name, save_embedding_layers=False))
         if set(stored) == wanted:
-            set_peft_model_state_dict(loaded, stored)
+            set_peft_model_state_dict(loaded, stored, adapter_name=name)
     except (SafetensorError, ValueError, RuntimeError, KeyError, TypeError) as error:
         raise InputError(
             str(folder),
@@ -209,15 +214,19 @@ def load_full(
     return load_model(found, dtype, device, quantize)
 
 
-def _put_on(model: Any, config: Any) -> Any:
+def _put_on(model: Any, config: Any, name: str = "default") -> Any:
     """A model under PEFT with a fresh adapter, its trained weights in fp32."""
-    from peft import get_peft_model
+    from peft import PeftModel, get_peft_model
     from peft.utils import ModulesToSaveWrapper
 
     with warnings.catch_warnings():
         # PEFT asks transformers by a name that transformers has renamed; not for our users to see.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
-        peft_model = get_peft_model(model, config)
+        if isinstance(model, PeftModel):
+            model.add_adapter(name, config)
+            peft_model = model
+        else:
+            peft_model = get_peft_model(model, config, adapter_name=name)
     for module in peft_model.modules():
         if isinstance(module, ModulesToSaveWrapper):
             _train_in_fp32(module)

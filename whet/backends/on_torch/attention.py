@@ -62,18 +62,21 @@ def attend_packed(
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    whet_sight: Sight | None = None,
+    whet_sight: Any = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """The attention interface of transformers. query (1, H, T, D), key and value (1, H or fewer, T, D); gives (1, T, H, D).
 
-    A window that some row outgrows, or a cap on the scores, takes a mask of all tokens by all keys.
+    A window that some row outgrows, or a cap on the scores, takes a mask of all tokens by all keys. whet_sight: a Sight, or what
+    attends in its own way, as decoding does.
     """
     assert whet_sight is not None, "a packed forward pass says who sees whom"
+    scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
+    if not isinstance(whet_sight, Sight):
+        return whet_sight.attend(module.layer_idx, query, key, value, scale, sliding_window, softcap), None
     if whet_sight.filling is not None:
         whet_sight.filling.keep(module.layer_idx, key, value)
     prefix_key, prefix_value = whet_sight.prefix.seen[module.layer_idx] if whet_sight.prefix else (None, None)
-    scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
     window = sliding_window if sliding_window is not None and whet_sight.longest > sliding_window else None
     if window is None and softcap is None:
         return _TreeAttention.apply(query, key, value, prefix_key, prefix_value, whet_sight.tree, scale), None
@@ -121,20 +124,20 @@ class _TreeAttention(torch.autograd.Function):
         out = torch.empty(q_THD.shape, dtype=q_THD.dtype, device=q_THD.device)
         lse_TH = torch.empty(q_THD.shape[:2], dtype=torch.float32, device=q_THD.device)
         for bucket in tree.leaves:
-            o, lse = _attend(*(_gather(t, bucket) for t in (q_THD, k_TGD, v_TGD)), True, scale)
+            o, lse = attend_block(*(_gather(t, bucket) for t in (q_THD, k_TGD, v_TGD)), True, scale)
             _scatter(out, o, bucket)
             _scatter(lse_TH, lse, bucket)
         for start, end, _ in tree.inner:
-            o, lse = _attend(q_THD[None, start:end], k_TGD[None, start:end], v_TGD[None, start:end], True, scale)
+            o, lse = attend_block(q_THD[None, start:end], k_TGD[None, start:end], v_TGD[None, start:end], True, scale)
             out[start:end], lse_TH[start:end] = o[0], lse[0]
         for start, end, last in tree.seen:
-            _merge(
+            merge(
                 out[end:last],
                 lse_TH[end:last],
-                *_attend(q_THD[None, end:last], k_TGD[None, start:end], v_TGD[None, start:end], False, scale),
+                *attend_block(q_THD[None, end:last], k_TGD[None, start:end], v_TGD[None, start:end], False, scale),
             )
         if prefix_key is not None:
-            _merge(out, lse_TH, *_attend(q_THD[None], prefix_key.transpose(1, 2), prefix_value.transpose(1, 2), False, scale))
+            merge(out, lse_TH, *attend_block(q_THD[None], prefix_key.transpose(1, 2), prefix_value.transpose(1, 2), False, scale))
         ctx.save_for_backward(query, key, value, prefix_key, prefix_value, out, lse_TH)
         ctx.tree, ctx.scale = tree, scale
         return out[None]
@@ -198,7 +201,7 @@ def _scatter(into_TX: torch.Tensor, from_nLX: torch.Tensor, bucket: Bucket) -> N
     into_TX.index_copy_(0, bucket.at_M, from_nLX.flatten(0, 1).index_select(0, bucket.slot_M))
 
 
-def _merge(out_SHD: torch.Tensor, lse_SH: torch.Tensor, o_1SHD: torch.Tensor, lse_1SH: torch.Tensor) -> None:
+def merge(out_SHD: torch.Tensor, lse_SH: torch.Tensor, o_1SHD: torch.Tensor, lse_1SH: torch.Tensor) -> None:
     """Take another block's partial softmax into `out` and `lse`, in place."""
     whole_SH = torch.logaddexp(lse_SH, lse_1SH[0])
     weight_SH1, other_SH1 = (lse_SH - whole_SH).exp_()[..., None], (lse_1SH[0] - whole_SH).exp_()[..., None]
@@ -209,7 +212,7 @@ def _merge(out_SHD: torch.Tensor, lse_SH: torch.Tensor, o_1SHD: torch.Tensor, ls
     lse_SH.copy_(whole_SH)
 
 
-def _attend(
+def attend_block(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, is_causal: bool, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Output (b, S, H, D) and log-sum-exp (b, S, H, fp32) of queries (b, S, H, D) over keys and values (b, K, G, D)."""
@@ -236,7 +239,7 @@ def _attend_back(
     is_causal: bool,
     scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gradients of q, k and v, given that of the merged output, that output and its log-sum-exp; shapes as in `_attend`."""
+    """Gradients of q, k and v, given that of the merged output, that output and its log-sum-exp; shapes as in `attend_block`."""
     g, q, k, v, out, lse = (t.transpose(1, 2) for t in (g, q, k, v, out, lse))
     if q.device.type == "cpu":
         parts = aten._scaled_dot_product_flash_attention_for_cpu_backward(g, q, k, v, out, lse, 0.0, is_causal, scale=scale)

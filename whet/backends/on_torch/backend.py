@@ -2,13 +2,14 @@
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from whet.backends.base import (
+    Ask,
     DeviceSettings,
     FullSettings,
     Generated,
@@ -20,7 +21,9 @@ from whet.backends.base import (
     StepResult,
 )
 from whet.backends.on_torch import adapters, generation, sharding
+from whet.backends.on_torch.decode import Decoder
 from whet.backends.on_torch.device import choose_device, choose_dtype, memory_named, peak_memory
+from whet.backends.on_torch.held import Held
 from whet.backends.on_torch.layers import speed_up
 from whet.backends.on_torch.load import load_model
 from whet.backends.on_torch.optimizers import make_optimizer, set_rate
@@ -29,6 +32,7 @@ from whet.backends.on_torch.ranks import Ranks, lost_named
 from whet.backends.on_torch.state import load_state, save_state
 from whet.backends.on_torch.steps import Steps
 from whet.backends.padded import relative_difference
+from whet.backends.replies import unheld
 from whet.errors import InputError, WhetError
 from whet.models.base_model import BaseModel
 
@@ -49,10 +53,13 @@ class TorchBackend:
         self.is_sharded = self.settings.shard and self.num_ranks > 1
         self.pad_id = _pad_id(base)
         self.peft: Any = None
+        self.held: Held | None = None
         self.is_full = False
         self.optimizer: torch.optim.Optimizer | None = None
         self.steps = Steps(0, is_scaled=False)
         self.passes: Any = None
+        self.decoder: Decoder | None = None
+        self.decoded: tuple[tuple[int, int], ...] = ()
         self.row_layout: Literal["packed", "padded"] = "packed"
         self.layout_reason = self.layout_fault = ""
         with memory_named(self.device):
@@ -87,6 +94,14 @@ class TorchBackend:
                     "device.frozen_cache_mb", "has nothing to hold: this model has no frozen lower layers", "Set it to 0"
                 )
 
+    def hold(self, adapters: Mapping[str, Path]) -> None:
+        with memory_named(self.device):
+            self._detach()
+            self.ranks.wait()
+            self.held = Held(self.model, adapters)
+            self.peft = self.held.peft
+            self._make_ready()
+
     def save_adapter(self, folder: Path) -> None:
         if self.rank != 0:
             return
@@ -119,6 +134,7 @@ class TorchBackend:
     def update(self, packs: Sequence[Pack], learning_rate: float, limits: StepLimits = NO_LIMITS) -> StepResult:
         optimizer = self._optimizer()
         num_learnt = sum(pack.num_learnt for pack in packs)
+        self.decoder = None  # its caches give way to the training's activations
         self._prepare(is_training=True)
         while True:
             with memory_named(self.device):
@@ -147,19 +163,25 @@ class TorchBackend:
         return total, sum(pack.num_learnt for pack in packs)
 
     @torch.no_grad()
-    def log_likelihoods(self, pack: Pack) -> list[float]:
+    def log_likelihoods(self, pack: Pack, adapter: str | None = None) -> list[float]:
         self._prepare(is_training=False)
+        self._use(adapter)
         with memory_named(self.device):
             losses_N, rows = self.passes.losses(pack, self.row_layout)
         sums = torch.zeros(len(pack.segments), dtype=torch.float64, device=self.device)
         sums.index_add_(0, rows.segment_N, -losses_N.double())
         return [float(sums[leaf]) for leaf in pack.leaves]
 
-    def generate(self, prompts: Sequence[Sequence[int]], max_tokens: int, end_ids: Sequence[int]) -> list[Generated]:
+    def generate(self, asks: Iterable[Ask], end_ids: Sequence[int]) -> Iterator[tuple[int, Generated]]:
         self._prepare(is_training=False)
-        self.passes.attend_by(self.passes.plain_attention)
+        asks = generation.refuse_empty(asks)
         with memory_named(self.device):
-            return generation.generate(self.model, prompts, max_tokens, end_ids, self.pad_id, self.device)
+            if self.row_layout == "packed":
+                yield from self._decoder().generate(asks, frozenset(end_ids))
+            else:
+                self.passes.attend_by(self.passes.plain_attention)
+                yield from generation.generate(self.model, asks, frozenset(end_ids), self.pad_id, self.device, self._use)
+            self._use(None)
 
     def digests(self) -> dict[str, str]:
         named = [(name, p.detach().cpu().contiguous()) for name, p in self.model.named_parameters() if p.requires_grad]
@@ -189,13 +211,14 @@ class TorchBackend:
             self.model, self.is_full = self._load_base(), False
         elif self.peft is not None:
             self.model, self.peft = adapters.remove_adapter(self.peft, self.num_rows), None
-        else:
+        elif self.held is None:
             return
-        self.optimizer = None
+        self.optimizer = self.held = None
         self._make_ready()
 
     def _make_ready(self) -> None:
         """What follows from the model as it stands now: fast layers, passes, the layout of rows."""
+        self.decoder = None
         speed_up(self.model)
         self.model.eval()
         if self.settings.checkpoint_activations:
@@ -246,6 +269,20 @@ class TorchBackend:
         for parameter in self._trained():
             parameter.grad = None
         return total / num_learnt, norm
+
+    def _decoder(self) -> Decoder:
+        """Made when first needed, with what it holds of the prefixes that it saw; anew where weights have changed."""
+        weights = tuple((p.data_ptr(), p._version) for p in self.model.parameters())
+        if self.decoder is None or self.decoded != weights:
+            self.decoder, self.decoded = Decoder(self.passes, self.held), weights
+        return self.decoder
+
+    def _use(self, adapter: str | None) -> None:
+        """Let one of the held adapters work."""
+        if self.held is not None:
+            self.held.use(adapter)
+        elif adapter is not None:
+            raise unheld(adapter, ())
 
     def _optimizer(self) -> torch.optim.Optimizer:
         """Made when first needed: what only answers has none."""
