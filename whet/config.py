@@ -16,6 +16,9 @@ from pydantic.fields import FieldInfo
 from whet.errors import InputError, SettingsError, open_to_read
 
 MAX_BYTES = 1_000_000  # a settings file larger than this is something else
+HIDDEN = "hidden"
+"""Type of a fault (pydantic's) whose value is not repeated: it may be a secret that was put into the wrong place."""
+_SECRET = re.compile(r"(key|secret|password|token)$", re.IGNORECASE)
 
 
 class Settings(BaseModel):
@@ -117,7 +120,7 @@ def apply_overrides(raw: dict[str, Any], places: Places, overrides: Sequence[str
         except (TypeError, IndexError, KeyError, AttributeError):
             faults.append(f"{override!r}: there is nothing named {name} to set")
             continue
-        places[keys] = f"{override!r}"
+        places[keys] = repr(f"{name}=…" if _SECRET.search(name) else override)
     if faults:
         raise SettingsError("command line", faults)
 
@@ -153,8 +156,11 @@ def _fault(kind: type[Settings], found: dict[str, Any], places: Places) -> str:
         what = f"{dotted} is missing"
     else:
         message = found["msg"].removeprefix("Value error, ")
-        seen = "" if isinstance(found["input"], dict | list) else f" (it is {found['input']!r})"
+        is_hidden = found["type"] == HIDDEN
+        seen = "" if is_hidden or isinstance(found["input"], dict | list) else f" (it is {found['input']!r})"
         what = f"{dotted}: {message}{seen}" if dotted else message
+        if is_hidden and place.startswith("'"):  # an override, which holds the value too
+            place = place.partition("=")[0] + "=…'"
     return f"{place}: {what}" if place else what
 
 

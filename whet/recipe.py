@@ -8,6 +8,7 @@ from pydantic import Field
 from whet.backends.base import DeviceSettings
 from whet.config import Places, Settings, apply_overrides, load, read_yaml
 from whet.data.build import DataSettings
+from whet.engines.open import EngineSettings, LocalSettings
 from whet.evaluate.run import EvaluateSettings
 from whet.tasks.table import TaskSettings
 from whet.train.loop import TrainSettings
@@ -28,6 +29,8 @@ class Recipe(Settings):
     """How it is trained; null only evaluates the base."""
     device: DeviceSettings = DeviceSettings()
     """Where and how the base is computed."""
+    engine: EngineSettings = LocalSettings()
+    """Who answers: the base on this machine, or a server."""
     evaluate: EvaluateSettings = EvaluateSettings()
     """How base and specialist are compared."""
 
