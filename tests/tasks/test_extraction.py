@@ -163,7 +163,7 @@ def test_repeated_values_are_located_from_left_to_right() -> None:
 @pytest.mark.parametrize("text", [reply(row()), reply(row())[:-3], "[]"])
 def test_a_cut_reply_is_never_read_even_if_it_could_be(text: str) -> None:
     found = score(text, finish="length")
-    assert (found.status, dict(found.flags)) == ("unread", {"truncated": 1, "unread": 1})
+    assert (found.status, dict(found.flags)) == ("unread", {"truncated": 1, "violated": 0, "unread": 1})
     assert found.counts["record"] == Counts(fn=1)
 
 
@@ -182,7 +182,7 @@ def test_totals_are_sums_over_examples_and_shares_of_what_was_answered() -> None
     assert total.headline == ("record", "f1")
     assert {name: total.measures["record"][name] for name in ("tp", "fp", "fn")} == {"tp": 1, "fp": 1, "fn": 3}
     assert total.measures["record"]["f1"] == pytest.approx(1 / 3)
-    assert total.rates == {"unread": 0.5, "truncated": 0.25, "ungrounded": 1 / 4, "error": 0.0}
+    assert total.rates == {"unread": 0.5, "violated": 0.0, "truncated": 0.25, "ungrounded": 1 / 4, "error": 0.0}
     nothing = OFFICIALS.total([])
     assert (nothing.num_asked, nothing.measures["record"]["f1"], nothing.rates["error"]) == (0, 0.0, 0.0)
 

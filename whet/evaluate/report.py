@@ -20,6 +20,7 @@ METRICS_VERSION = 1
 RATE_MEANINGS = {
     "unread": "the reply could not be read",
     "ungrounded": "values said that do not stand in the text",
+    "violated": "replies that break the constraint they were asked to keep",
     "truncated": "the reply was cut off by the token limit",
     "error": "the engine failed; such examples are counted here and are in no score",
 }
@@ -122,7 +123,7 @@ class System:
     """
 
     name: str
-    role: Literal["base", "baseline", "specialist"]
+    role: Literal["base", "server", "baseline", "specialist"]
     score: Estimate
     precision: Estimate | None = None
     recall: Estimate | None = None
@@ -197,6 +198,8 @@ def conclude(report: Report) -> tuple[Conclusion, ...]:
         than = other
         if roles.get(other) == "base":
             than = "its base" if other == "base" else f"its base ({other})"
+        elif roles.get(other) == "server":
+            than = f"the {other}"
         elif roles.get(other) == "baseline":
             than = f"the baseline {other}"
         if comparison.verdict == "better":

@@ -51,11 +51,12 @@ def ask_run(folder: Path, text: str, *, is_base: bool = False) -> Asked:
         )
     if not text.strip():
         raise InputError("text", "is empty")
-    if not is_base:
+    is_local = is_base or bench.recipe.engine.kind == "local"
+    if is_local and not is_base:
         trained_adapter(bench)
     prepared = prepare(text, bench.recipe.data.prepare)
     example = Example("", prepared.text, "command line", "", messages=(Message("user", prepared.text), Message("assistant", "")))
-    engine = bench.engine(None if is_base else bench.folder.adapter)
+    engine = bench.local_engine(None) if is_base else bench.engine(bench.folder.adapter)
     completion = engine.answer([bench.task.ask(example)])[0]
     if completion.finish == "error":
         raise InputError("text", completion.error, "Give a shorter text")

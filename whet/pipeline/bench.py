@@ -10,6 +10,7 @@ import whet.errors
 from whet.backends.base import Backend
 from whet.backends.processes import Alone, Company
 from whet.engines.base import Engine
+from whet.engines.open import open_engine
 from whet.errors import InputError
 from whet.models.base_model import BaseModel, open_base
 from whet.recipe import Recipe
@@ -155,7 +156,16 @@ class Bench:
             raise InputError("train.max_length", f"is {limit}; the base was made for {self.base.max_length} tokens", "Lower it")
         return limit
 
+    @property
+    def has_base(self) -> bool:
+        """Whether the base has a part in this: not where a server answers and nothing is trained."""
+        return self.recipe.engine.kind == "local" or self.recipe.train is not None
+
     def engine(self, adapter: Path | None) -> Engine:
+        """The engine that the recipe names: a server, or the base on this machine, with an adapter or bare."""
+        return open_engine(self.recipe.engine, lambda: self.local_engine(adapter))
+
+    def local_engine(self, adapter: Path | None) -> Engine:
         """The local engine over the bare base, or over the base with an adapter."""
         self.backend.attach(adapter)
         return self.attached_engine("specialist" if adapter else "base")

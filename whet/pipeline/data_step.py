@@ -22,8 +22,9 @@ def source_hashes(bench: Bench) -> dict[str, str]:
 
 def run(bench: Bench) -> Manifest:
     """Build the data, unless the same sources were built with the same settings."""
-    limit = bench.token_limit
-    key = bench.key(CODE, bench.recipe.data, bench.recipe.task, source_hashes(bench), limit, bench.base.fingerprint)
+    # A server holds texts of other lengths than the base, and has tokens of its own.
+    limit, base = (bench.token_limit, bench.base.fingerprint) if bench.has_base else (None, "")
+    key = bench.key(CODE, bench.recipe.data, bench.recipe.task, source_hashes(bench), limit, base)
     folder = bench.folder
     if folder.is_done("data", key) and (folder.data / "manifest.json").is_file():
         bench.watch.begin("data", True)
@@ -38,7 +39,7 @@ def run(bench: Bench) -> Manifest:
         bench.recipe.data,
         bench.task,
         folder.data,
-        count_tokens,
+        count_tokens if bench.has_base else None,
         limit,
         lambda stage, num: bench.watch.count(stage, num, None),
         Path(),

@@ -1,21 +1,22 @@
-"""The evaluate step: base, baselines and specialist answer the same held-out examples."""
+"""The evaluate step: base or server, baselines and specialist answer the same held-out examples."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from whet.engines.http import HttpEngine, HttpSettings
 from whet.errors import InputError
 from whet.evaluate.run import Evaluation, ask_engine, evaluate, pick, predict_all, read_scores
 from whet.pipeline.bench import Bench
 from whet.pipeline.train_step import trained_adapter
 from whet.records import Completion, Example
-from whet.storage import hash_file, read_json
+from whet.storage import hash_file, read_json, write_json
 from whet.tasks.extraction import Extraction
 
 CODE = ("records.py", "text", "tasks", "models", "backends", "engines", "evaluate/run.py")
 BASELINE_CODE = ("records.py", "tasks", "evaluate")
-Role = Literal["base", "baseline", "specialist"]
+Role = Literal["base", "server", "baseline", "specialist"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +44,13 @@ def run(bench: Bench) -> tuple[list[Example], list[System]]:
     wanted: list[tuple[str, Role, str, Callable[[], Iterator[Completion]]]] = []
 
     def asked(adapter: Path | None) -> Callable[[], Iterator[Completion]]:
-        return lambda: ask_engine(bench.engine(adapter), bench.task, examples)
+        return lambda: ask_engine(bench.local_engine(adapter), bench.task, examples)
 
-    wanted.append(("base", "base", bench.key(CODE, split_key, bench.recipe.task, bench.base.fingerprint), asked(None)))
+    if isinstance(bench.recipe.engine, HttpSettings):
+        key = bench.key(CODE, split_key, bench.recipe.task, bench.recipe.engine.identity())
+        wanted.append(("server", "server", key, lambda: _ask_server(bench, examples)))
+    else:
+        wanted.append(("base", "base", bench.key(CODE, split_key, bench.recipe.task, bench.base.fingerprint), asked(None)))
     if isinstance(bench.task, Extraction):
         train_hash = hash_file(bench.folder.data / "train.jsonl")
         key = bench.key(BASELINE_CODE, split_key, bench.recipe.task, train_hash)
@@ -85,6 +90,18 @@ def _evaluated(
     bench.watch.say(f"{name}: {measure} {figure} {found.total.measures[measure][figure]:.3f} in {found.seconds:.0f} s")
     folder.mark(step, key, seconds=found.seconds)
     return found
+
+
+def _ask_server(bench: Bench, examples: list[Example]) -> Iterator[Completion]:
+    """A server's answers; what they took and cost is kept beside them."""
+    engine = bench.engine(None)
+    assert isinstance(engine, HttpEngine)
+    try:
+        yield from ask_engine(engine, bench.task, examples)
+    finally:
+        engine.close()
+        write_json(bench.folder.answers("server") / "usage.json", asdict(engine.usage))
+        bench.watch.say(f"server: {engine.usage.say()}")
 
 
 def _fitted(bench: Bench, name: str, examples: list[Example]) -> Callable[[], Iterator[Completion]]:

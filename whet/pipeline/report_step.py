@@ -7,6 +7,7 @@ from typing import Any
 
 from whet.config import explain
 from whet.data.build import Manifest
+from whet.engines.http import HttpSettings
 from whet.evaluate.compare import Comparison, compare
 from whet.evaluate.report import (
     Estimate,
@@ -159,7 +160,10 @@ def _provenance(bench: Bench, manifest: Manifest, trained: dict[str, Any] | None
     rows = [("recipe", hash_text(canonical(bench.recipe.model_dump(mode="json")))), ("data split", manifest.split_hash)]
     for source in manifest.sources:
         rows += [(f"source {name}", digest) for name, digest in list(source["files"].items())[:12]]
-    rows += [("base", f"{bench.recipe.base} {bench.base.fingerprint}")]
+    if bench.has_base:
+        rows += [("base", f"{bench.recipe.base} {bench.base.fingerprint}")]
+    if isinstance(bench.recipe.engine, HttpSettings):
+        rows += [("server", f"{bench.recipe.engine.model or 'its model'} at {bench.recipe.engine.url}")]
     if bench.recipe.train is not None and bench.folder.adapter.is_dir():
         rows.append(("adapter", open_adapter(bench.folder.adapter, bench.base).fingerprint))
     if trained:
@@ -174,7 +178,8 @@ def _provenance(bench: Bench, manifest: Manifest, trained: dict[str, Any] | None
             ("tokens", f"{result['num_tokens']} of examples, {result['num_computed']} computed, {result['num_learnt']} learnt"),
             ("seed", str(bench.recipe.train.seed if bench.recipe.train else "")),
         ]
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("whet", "torch", "transformers", "peft"))
+    packages = ["whet", *(("torch", "transformers", "peft") if bench.has_base else ("httpx2",))]
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
     return [
         *rows,
         ("versions", f"{versions}, Python {platform.python_version()}"),

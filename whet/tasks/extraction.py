@@ -199,7 +199,7 @@ class Extraction:
         is_cut = completion.finish == "length"
         # What was cut may still be JSON: then the model went on after its end, or all that follows is lost.
         read = Unread("it was cut at task.max_tokens") if is_cut else self.read(example, completion.text)
-        flags = {"truncated": int(is_cut)}
+        flags = {"truncated": int(is_cut), "violated": int(bool(completion.violation))}
         if isinstance(read, Unread):
             counts = self._counts(example.records or (), ())
             return Score(
@@ -242,6 +242,7 @@ class Extraction:
         values = sum(score.flags.get("span_values", 0) for score in scored)
         rates = {
             "unread": _share(sum(score.status == "unread" for score in scored), len(scored)),
+            "violated": _share(sum(score.flags.get("violated", 0) for score in scored), len(scored)),
             "truncated": _share(sum(score.flags.get("truncated", 0) for score in scored), len(scored)),
             "ungrounded": _share(sum(score.flags.get("ungrounded", 0) for score in scored), values),
             "error": _share(len(scores) - len(scored), len(scores)),
