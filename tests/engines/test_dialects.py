@@ -38,6 +38,12 @@ def test_the_object_kind_asks_for_an_object() -> None:
     assert schema["type"] == "object"
 
 
+def test_the_older_form_of_a_schema_can_be_asked_for() -> None:
+    for dialect in ("openai", "llama.cpp"):
+        form = body(asking(dialect, "json_object"), REQUEST)["response_format"]
+        assert (form["type"], form["schema"]["type"]) == ("json_object", "array")
+
+
 def test_ollama_is_sent_its_own_fields_and_told_to_cut_nothing() -> None:
     sent = body(asking("ollama", context_length=4096, has_logprobs=True), REQUEST)
     assert (sent["format"]["type"], sent["think"], sent["truncate"], sent["shift"]) == ("array", False, False, False)

@@ -119,6 +119,7 @@ def test_a_failure_is_a_completion_and_loses_no_other() -> None:
     assert words[4] == "the reply can't be used: it has no choices"
     assert "tried 2 times" in words[5]
     assert "surrogate" in words[6]
+    assert to.usage.failed == 6
     assert (said[4].num_prompt_tokens, to.usage.prompt_tokens) == (5, 7 + 5 + 7)  # it was paid for
 
 
@@ -149,7 +150,7 @@ def test_what_the_server_does_not_keep_is_said_and_left_as_it_is(text: str, viol
 def test_a_server_that_refuses_the_schema_is_told_apart() -> None:
     with FakeServer(lambda seen: Reply({"error": "response_format is not supported"}, 400)) as server:
         (said, plain) = engine(server).answer([request("a", CONSTRAINT), request("a")])
-    assert "engine.enforce=schema; none asks for nothing" in said.error
+    assert "It was asked for engine.enforce=schema; take json_object, object, or none" in said.error
     assert "enforce" not in plain.error
 
 

@@ -9,12 +9,12 @@ from whet.engines.grammars import RECORDS, gbnf, json_schema, lark
 from whet.records import Constraint, Message, Request, Step
 
 Name = Literal["openai", "llama.cpp", "vllm", "ollama"]
-Enforce = Literal["schema", "object", "gbnf", "llguidance", "none"]
+Enforce = Literal["schema", "json_object", "object", "gbnf", "llguidance", "none"]
 BEST: dict[Name, Enforce] = {"openai": "schema", "llama.cpp": "gbnf", "vllm": "schema", "ollama": "schema"}
 """What each kind of server can be asked to keep, without a setting of its own."""
 TAKES: dict[Name, frozenset[Enforce]] = {
-    "openai": frozenset({"schema", "object", "none"}),
-    "llama.cpp": frozenset({"schema", "gbnf", "llguidance", "none"}),
+    "openai": frozenset({"schema", "json_object", "object", "none"}),
+    "llama.cpp": frozenset({"schema", "json_object", "gbnf", "llguidance", "none"}),
     "vllm": frozenset({"schema", "gbnf", "llguidance", "none"}),
     "ollama": frozenset({"schema", "none"}),
 }
@@ -109,6 +109,8 @@ def enforced(asking: Asking, constraint: Constraint) -> dict[str, Any]:
     schema = json_schema(constraint, is_object=asking.enforce == "object")
     if asking.dialect == "ollama":
         return {"format": schema}
+    if asking.enforce == "json_object":
+        return {"response_format": {"type": "json_object", "schema": schema}}
     return {"response_format": {"type": "json_schema", "json_schema": {"name": RECORDS, "strict": True, "schema": schema}}}
 
 

@@ -4,6 +4,7 @@ import concurrent.futures
 import importlib.util
 import json
 import queue
+import re
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
@@ -19,6 +20,8 @@ from whet.errors import InputError, MissingExtraError
 from whet.records import Completion, Request, Step
 from whet.text.kept import broken
 
+OWN_WORDS = re.compile(r"response_format|schema|grammar|format|structured|guided", re.IGNORECASE)
+"""Words of an error by which a server shows that it does not take a constraint in this form; its status may be any."""
 OWN_FIELDS = frozenset({"model", "messages", "stream", "prompt", "response_format", "format", "grammar", "structured_outputs"})
 
 
@@ -31,12 +34,12 @@ class HttpSettings(WireSettings):
     """The model's name on the server; null takes the one that it has, where it has one only."""
     dialect: Literal["auto", "openai", "llama.cpp", "vllm", "ollama"] = "auto"
     """Which server it is; auto asks it. openai: any other."""
-    enforce: Literal["auto", "schema", "object", "gbnf", "llguidance", "none"] = "auto"
+    enforce: Literal["auto", "schema", "json_object", "object", "gbnf", "llguidance", "none"] = "auto"
     """What the server is asked to keep while it writes. auto: gbnf for llama.cpp, schema for the others. schema: a JSON schema.
-    object: a JSON schema whose root is an object with the list in it, as OpenAI's own service wants it; the list is taken out
-    of the reply. gbnf: a grammar with the trained keys and white space (llama.cpp, vLLM). llguidance: the same, and spans only
-    from the text (llama.cpp that was built with it; vLLM with its guidance backend). none: the prompt alone. Whatever it is,
-    every reply is checked afterwards."""
+    json_object: the same in an older form, which llama-cpp-python and some clouds take. object: a JSON schema whose root is an
+    object with the list in it, as OpenAI's own service wants it; the list is taken out of the reply. gbnf: a grammar with the
+    trained keys and white space (llama.cpp, vLLM). llguidance: the same, and spans only from the text (llama.cpp that was built
+    with it; vLLM with its guidance backend). none: the prompt alone. Whatever it is, every reply is checked afterwards."""
     logprobs: bool | None = None
     """Ask for the log-probability of each token; confidence needs them. Null asks all but servers of the kind openai, of which
     some refuse."""
@@ -142,6 +145,7 @@ class HttpEngine:
         try:
             return self._background.do(rank(self._wire, self.asking, request, self.settings.top_logprobs))
         except (RefusedError, ShapeError) as error:
+            self.usage.failed += 1
             raise InputError(self.settings.url, str(error)) from None
 
     async def _complete(self, asking: Asking, request: Request) -> Completion:
@@ -156,10 +160,13 @@ class HttpEngine:
             self._wire.count(counts, num_tokens)
             said = read(asking, reply)
         except RefusedError as error:
-            is_own = error.status in (400, 422) and request.constraint is not None and asking.enforce != "none"
-            remedy = f" (it was asked for engine.enforce={asking.enforce}; none asks for nothing)" if is_own else ""
-            return Completion("", "error", error=f"{error}{remedy}")
+            is_own = request.constraint is not None and asking.enforce != "none" and OWN_WORDS.search(str(error))
+            others = ", ".join(sorted(TAKES[asking.dialect] - {asking.enforce, "none"}))
+            remedy = f". It was asked for engine.enforce={asking.enforce}; take {others}, or none, which asks for nothing"
+            self.usage.failed += 1
+            return Completion("", "error", error=f"{error}{remedy if is_own else ''}")
         except ShapeError as error:
+            self.usage.failed += 1
             return Completion("", "error", *(counts or (0, 0)), error=f"the reply can't be used: {error}")
         if request.constraint is not None and asking.enforce == "object":
             said = unwrap(said)

@@ -91,7 +91,7 @@ class Usage:
     """Sent, retries included."""
     retries: int = 0
     failed: int = 0
-    """Given up."""
+    """What was asked for and not answered, retries notwithstanding."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     uncounted: int = 0
@@ -104,6 +104,7 @@ class Usage:
         """The same in a line."""
         parts = [f"{self.requests} requests", f"{self.retries} of them again"] if self.retries else [f"{self.requests} requests"]
         parts.append(f"{self.prompt_tokens} + {self.completion_tokens} tokens")
+        parts += [f"{self.failed} failed"] if self.failed else []
         parts += [f"{self.uncounted} replies without counts"] if self.uncounted else []
         parts += [f"cost {self.cost:.4g}"] if self.cost else []
         parts += [f"{self.waited_s:.0f} s waited"] if self.waited_s >= 1 else []
@@ -227,7 +228,6 @@ class Wire:
         num_failures = 0
         while True:
             if self.settings.max_cost is not None and self.usage.cost >= self.settings.max_cost:
-                self.usage.failed += 1
                 raise RefusedError(f"not sent: {self.usage.cost:.4g} is spent, engine.max_cost is {self.settings.max_cost:g}")
             await self._wait_turn(num_tokens)
             self.usage.requests += 1
@@ -237,9 +237,6 @@ class Wire:
             except _PassingError as error:
                 num_failures += 1
                 await self._wait_again(error, num_failures)
-            except RefusedError:
-                self.usage.failed += 1
-                raise
             else:
                 self._num_lost = 0
                 return reply
@@ -271,11 +268,9 @@ class Wire:
         is_gone = self._num_lost >= 2 * self.settings.concurrency
         if num_failures > self.settings.retries or is_gone:
             self._num_lost += 1
-            self.usage.failed += 1
             raise RefusedError(f"{words} (tried {num_failures} times)" if num_failures > 1 else words)
         asked = error.wait_s or 0.0
         if asked > self.settings.max_wait_s:
-            self.usage.failed += 1
             raise RefusedError(f"{words}; it asks to wait {asked:.0f} s, engine.max_wait_s is {self.settings.max_wait_s:g}")
         self._hold_until = max(self._hold_until, time.monotonic() + asked)
         await self._sleep(asked + backoff(num_failures, self.settings.backoff_s, self._draw))
