@@ -1,7 +1,7 @@
 """The nouns that travel through whet: messages, examples, requests, completions, scores."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -200,10 +200,15 @@ def example_to_json(example: Example) -> dict[str, Any]:
 
 
 def value_to_json(value: Value | None) -> Any:
-    """A field's value as plain JSON: null, or its text with its offsets if it has any."""
+    """A field's value as plain JSON: null, or its text with what else is known of it."""
     if value is None:
         return None
-    return {"text": value.text} | ({"start": value.span.start, "end": value.span.end} if value.span else {})
+    row: dict[str, Any] = {"text": value.text}
+    if value.span:
+        row |= {"start": value.span.start, "end": value.span.end}
+    if value.confidence is not None:
+        row["confidence"] = value.confidence
+    return row | ({"ambiguous": True} if value.is_ambiguous else {})
 
 
 def example_from_json(row: Mapping[str, Any]) -> Example:
@@ -228,4 +233,17 @@ def value_from_json(value: Mapping[str, Any] | None) -> Value | None:
     """The value that `value_to_json` wrote."""
     if value is None:
         return None
-    return Value(value["text"], Span(value["start"], value["end"]) if "start" in value else None)
+    span = Span(value["start"], value["end"]) if "start" in value else None
+    return Value(value["text"], span, value.get("confidence"), value.get("ambiguous", False))
+
+
+def completion_to_json(completion: Completion) -> dict[str, Any]:
+    """A completion as plain JSON, each step as [end, log_prob]."""
+    row = {field.name: getattr(completion, field.name) for field in fields(completion)}
+    return row | {"steps": [[step.end, step.log_prob] for step in completion.steps]}
+
+
+def completion_from_json(row: Mapping[str, Any]) -> Completion:
+    """The completion that `completion_to_json` wrote, other keys beside it or not."""
+    known = {field.name: row[field.name] for field in fields(Completion) if field.name in row}
+    return Completion(**known | {"steps": tuple(Step(end, log_prob) for end, log_prob in row.get("steps", ()))})

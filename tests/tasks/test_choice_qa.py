@@ -74,7 +74,7 @@ def test_the_shuffle_spreads_the_right_answer_over_the_letters() -> None:
 @given(example=questions)
 def test_reading_undoes_replying(example: Example) -> None:
     for text in (TASK.reply(example), f" {TASK.reply(example)}.\n", f"{TASK.reply(example)})"):
-        read = TASK.read(example, text)
+        read = TASK.read(example, Completion(text, "stop"))
         assert isinstance(read, Answer)
         assert read.choice == example.answer
         assert TASK.score(example, Completion(text, "stop")).right is True
@@ -82,7 +82,7 @@ def test_reading_undoes_replying(example: Example) -> None:
 
 @pytest.mark.parametrize("text", ["", "E", "AB", "A or B", "a", "7", "Answer: C", "Ａ", "."])
 def test_what_is_no_single_letter_is_unread_and_never_scored(text: str) -> None:
-    assert isinstance(TASK.read(question(), text), Unread)
+    assert isinstance(TASK.read(question(), Completion(text, "stop")), Unread)
     score = TASK.score(question(), Completion(text, "stop"))
     assert (score.status, score.right) == ("unread", None)
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from whet.records import Completion, Counts, Example, Message, Score, Span, Value
 from whet.tasks.base import Answer, Unread
-from whet.tasks.extraction import Extraction, ExtractionSettings, FieldSettings, is_grounded, locate, match
+from whet.tasks.extraction import Extraction, ExtractionSettings, FieldSettings, is_grounded, match
+from whet.tasks.reading import place_records
 from whet.text.chat import Chat
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
@@ -94,7 +95,7 @@ def test_the_prompt_does_not_know_the_gold() -> None:
     ],
 )
 def test_what_is_not_exactly_asked_for_is_unread_and_costs_every_gold(text: str) -> None:
-    read = OFFICIALS.read(EXAMPLE, text)
+    read = OFFICIALS.read(EXAMPLE, Completion(text, "stop"))
     assert isinstance(read, Unread)
     assert read.reason
     found = score(text)
@@ -149,22 +150,36 @@ def test_what_is_not_in_the_text_is_counted_as_ungrounded() -> None:
     found = score(reply(row("楊士奇", "少保"), row()))
     assert (found.flags["ungrounded"], found.flags["span_values"]) == (2, 4)
     assert found.counts["record"] == Counts(tp=1, fp=1)
-    read = OFFICIALS.read(EXAMPLE, reply(row("楊士奇")))
+    read = OFFICIALS.read(EXAMPLE, Completion(reply(row("楊士奇")), "stop"))
     assert isinstance(read, Answer)
     assert read.records[0]["name"] == Value("楊士奇", None)
 
 
-def test_repeated_values_are_located_from_left_to_right() -> None:
-    fields = OFFICIALS.fields
-    assert locate({"name": "蹇義"}, fields[:1], TEXT, 8) == {"name": Value("蹇義", Span(11, 13))}
-    assert locate({"name": "少師"}, fields[:1], TEXT, 8) == {"name": Value("少師", Span(5, 7))}
-
-
 @pytest.mark.parametrize("text", [reply(row()), reply(row())[:-3], "[]"])
-def test_a_cut_reply_is_never_read_even_if_it_could_be(text: str) -> None:
+def test_a_cut_reply_that_nobody_closed_is_never_read_even_if_it_could_be(text: str) -> None:
     found = score(text, finish="length")
     assert (found.status, dict(found.flags)) == ("unread", {"truncated": 1, "violated": 0, "unread": 1})
     assert found.counts["record"] == Counts(fn=1)
+
+
+def test_a_cut_reply_that_was_closed_is_scored_by_its_whole_records_and_counted() -> None:
+    text = reply(row(), row("巴"))
+    found = score(text, finish="length", cut_at=text.index("巴"))
+    assert found.status == "read"
+    assert (found.flags["truncated"], found.flags["cut_records"], found.flags["span_values"]) == (1, 1, 2)
+    assert found.counts["record"] == Counts(tp=1)
+    assert score(text, finish="length", cut_at=len(text)).counts["record"] == Counts(tp=1, fp=1)
+
+
+def test_a_broken_constraint_is_counted_and_the_reply_scored_by_what_it_says() -> None:
+    scores = [
+        score(reply(row()), violation="楊 is no piece of the source"),
+        score("x", violation="not JSON"),
+        score(reply(row())),
+    ]
+    total = OFFICIALS.total(scores)
+    assert (total.rates["violated"], total.rates["unread"]) == (2 / 3, 1 / 3)
+    assert total.measures["record"]["tp"] == 2
 
 
 def test_an_error_is_never_scored() -> None:
@@ -182,7 +197,7 @@ def test_totals_are_sums_over_examples_and_shares_of_what_was_answered() -> None
     assert total.headline == ("record", "f1")
     assert {name: total.measures["record"][name] for name in ("tp", "fp", "fn")} == {"tp": 1, "fp": 1, "fn": 3}
     assert total.measures["record"]["f1"] == pytest.approx(1 / 3)
-    assert total.rates == {"unread": 0.5, "violated": 0.0, "truncated": 0.25, "ungrounded": 1 / 4, "error": 0.0}
+    assert total.rates == {"unread": 0.5, "truncated": 0.25, "ungrounded": 1 / 4, "violated": 0.0, "error": 0.0}
     nothing = OFFICIALS.total([])
     assert (nothing.num_asked, nothing.measures["record"]["f1"], nothing.rates["error"]) == (0, 0.0, 0.0)
 
@@ -206,7 +221,7 @@ rows = st.lists(
 
 @given(gold=rows, said=rows)
 def test_counts_of_records_and_fields_are_the_brute_force_ones(gold: list[dict[str, Any]], said: list[dict[str, Any]]) -> None:
-    records = tuple(locate(entry, OFFICIALS.fields, TEXT) for entry in gold)
+    records = place_records(gold, OFFICIALS.rules, TEXT)
     counts = score(reply(*said), Example("e", TEXT, "f:1", "g", records=records)).counts
     tp = most_matches(gold, said)
     assert counts["record"] == Counts(tp, len(said) - tp, len(gold) - tp)
@@ -244,7 +259,7 @@ def test_entity_scores_are_those_of_seqeval(corpus: list[tuple[str, Any, Any]]) 
     scores = []
     for number, (text, gold, said) in enumerate(corpus):
         entries = [[{"text": text[a:b], "type": kind} for a, b, kind in spans] for spans in (gold, said)]
-        records = tuple(locate(entry, ENTITIES.fields, text) for entry in entries[0])
+        records = place_records(entries[0], ENTITIES.rules, text)
         example = Example(f"e{number}", text, "f:1", "g", records=records)
         scores.append(ENTITIES.score(example, Completion(reply(*entries[1]), "stop")))
     with warnings.catch_warnings():
@@ -275,7 +290,7 @@ def labelled(draw: st.DrawFn) -> Example:
 
 @given(example=labelled())
 def test_the_gold_reply_reads_back_as_the_gold_and_is_grounded(example: Example) -> None:
-    read = OFFICIALS.read(example, OFFICIALS.reply(example))
+    read = OFFICIALS.read(example, Completion(OFFICIALS.reply(example), "stop"))
     assert isinstance(read, Answer)
     assert read.ungrounded == 0
     assert len(read.records) == len(example.records or ())
@@ -307,7 +322,10 @@ def test_a_chat_row_is_adopted_where_its_reply_holds_records() -> None:
     chat_row = Example("e", TEXT, "f:1", "g", messages=(Message("user", TEXT), Message("assistant", OFFICIALS.reply(EXAMPLE))))
     adopted = OFFICIALS.adopt(chat_row)
     assert isinstance(adopted, Example)
-    assert (adopted.records, adopted.messages) == (EXAMPLE.records, ())
+    gold = (EXAMPLE.records or ())[0]
+    assert adopted.messages == ()
+    assert [{**record, "name": gold["name"]} for record in adopted.records or ()] == [gold]
+    assert (adopted.records or ())[0]["name"] == Value("蹇義", Span(7, 9), is_ambiguous=True)
     assert isinstance(OFFICIALS.adopt(Example("e", TEXT, "f:1", "g", messages=(Message("assistant", "好"),))), Unread)
     assert isinstance(OFFICIALS.adopt(Example("e", TEXT, "f:1", "g")), Unread)
     assert OFFICIALS.adopt(EXAMPLE) is EXAMPLE

@@ -75,7 +75,7 @@ def test_token_counts_are_those_of_multisets(gold: list[str], said: list[str]) -
 @given(text=st.text(max_size=20))
 def test_reading_undoes_replying_and_the_gold_is_right(text: str) -> None:
     example = talk("q", text)
-    read = TASK.read(example, TASK.reply(example))
+    read = TASK.read(example, Completion(TASK.reply(example), "stop"))
     if not text.strip():
         assert isinstance(read, Unread)
         assert TASK.faults(example)

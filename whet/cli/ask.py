@@ -40,14 +40,19 @@ def ask(
         for record in found.records:
             table.add_row(*(Text(_say(value, name in found.spans)) for name, value in record.items()))
         Console(highlight=False).print(table)
+    if not is_json:
+        for note in found.notes:
+            typer.echo(note, err=True)
     if found.problem:
         raise typer.Exit(1)
 
 
 def _say(value: Value | None, is_span: bool) -> str:
-    """A value with the characters of the text that it covers, or a word that it does not stand there."""
+    """A value with the characters of the text that it covers, or a word that it does not stand there, and how sure it is."""
     if value is None:
         return "–"
+    sure = f" {100 * value.confidence:.0f} %" if value.confidence is not None else ""
     if value.span:
-        return f"{value.text} [{value.span.start}:{value.span.end}]"
-    return f"{value.text} (not in the text)" if is_span else value.text
+        also = " (one of several places)" if value.is_ambiguous else ""
+        return f"{value.text} [{value.span.start}:{value.span.end}]{also}{sure}"
+    return f"{value.text} (not in the text){sure}" if is_span else f"{value.text}{sure}"

@@ -20,8 +20,8 @@ METRICS_VERSION = 1
 RATE_MEANINGS = {
     "unread": "the reply could not be read",
     "ungrounded": "values said that do not stand in the text",
-    "violated": "replies that break the constraint they were asked to keep",
-    "truncated": "the reply was cut off by the token limit",
+    "truncated": "the reply was cut off by the token limit; where it was closed all the same, its whole records count",
+    "violated": "the reply breaks the constraint that its engine was asked to keep",
     "error": "the engine failed; such examples are counted here and are in no score",
 }
 

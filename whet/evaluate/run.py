@@ -12,7 +12,7 @@ from pydantic import Field
 from whet.config import Settings
 from whet.engines.base import Engine
 from whet.errors import InputError
-from whet.records import Completion, Counts, Example, Record, Score
+from whet.records import Completion, Counts, Example, Record, Score, completion_from_json, completion_to_json
 from whet.storage import read_jsonl, write_jsonl
 from whet.tasks.base import Task, Total
 
@@ -100,7 +100,7 @@ def evaluate(
             score = task.score(example, completion)
             scores.append(score)
             watch(number, len(examples))
-            yield {"id": example.id, "source": example.source, **asdict(completion), "score": score_to_json(score)}
+            yield {"id": example.id, "source": example.source, **completion_to_json(completion), "score": score_to_json(score)}
 
     write_jsonl(out / "answers.jsonl", rows())
     total = task.total(scores)
@@ -118,6 +118,11 @@ def evaluate(
 def score_to_json(score: Score) -> dict[str, Any]:
     """A score as plain JSON."""
     return asdict(score) | {"counts": {name: asdict(counts) for name, counts in score.counts.items()}}
+
+
+def read_completions(folder: Path) -> dict[str, Completion]:
+    """The completions that `evaluate` wrote into a folder, by the ids of their examples."""
+    return {row["id"]: completion_from_json(row) for row in read_jsonl(folder / "answers.jsonl")}
 
 
 def read_scores(folder: Path) -> list[Score]:

@@ -28,6 +28,8 @@ class Asked:
     """Why the reply can't be read; empty if it can."""
     spans: frozenset[str] = frozenset()
     """Fields whose values must stand in the text: one without offsets is ungrounded."""
+    notes: tuple[str, ...] = ()
+    """What else there is to say of a reply that could be read."""
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain JSON."""
@@ -38,7 +40,14 @@ class Asked:
             for name, value in record.items()
             if name in self.spans and value and value.span is None
         ]
-        return {"text": self.text, "reply": self.reply, "records": rows, "ungrounded": ungrounded, "problem": self.problem}
+        return {
+            "text": self.text,
+            "reply": self.reply,
+            "records": rows,
+            "ungrounded": ungrounded,
+            "problem": self.problem,
+            "notes": list(self.notes),
+        }
 
 
 def ask_run(folder: Path, text: str, *, is_base: bool = False) -> Asked:
@@ -60,16 +69,15 @@ def ask_run(folder: Path, text: str, *, is_base: bool = False) -> Asked:
     completion = engine.answer([bench.task.ask(example)])[0]
     if completion.finish == "error":
         raise InputError("text", completion.error, "Give a shorter text")
-    read = bench.task.read(example, completion.text)
-    faults = [read.reason] if isinstance(read, Unread) else []
-    if completion.finish == "length" and isinstance(bench.task, Extraction):
-        faults.append("it was cut at task.max_tokens")
-    if isinstance(read, Unread) or faults:
-        return Asked(text, completion.text, (), False, "; ".join(faults))
+    read = bench.task.read(example, completion)
+    if isinstance(read, Unread):
+        return Asked(text, completion.text, (), False, read.reason)
     records = tuple(
         {name: value and replace(value, span=value.span and prepared.to_original(value.span)) for name, value in record.items()}
         for record in read.records
     )
     fields = bench.task.fields if isinstance(bench.task, Extraction) else ()
     spans = frozenset(field.name for field in fields if field.kind == "span")
-    return Asked(text, completion.text, records, bool(read.text), "", spans)
+    notes = [f"the reply was cut at task.max_tokens ({completion.num_tokens} tokens)"] if completion.finish == "length" else []
+    notes += [f"the reply breaks its constraint: {completion.violation}"] if completion.violation else []
+    return Asked(text, completion.text, records, bool(read.text), "", spans, tuple(notes))

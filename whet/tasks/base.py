@@ -8,13 +8,47 @@ from whet.records import Completion, Example, Record, Request, Score
 
 
 @dataclass(frozen=True, slots=True)
+class Evidence:
+    """Log-probabilities, in nats, of the tokens in which a part of a reply was decided; those without a choice have 0."""
+
+    total: float
+    """Their sum: the log-probability of all of them."""
+    lowest: float
+    num_tokens: int
+    """Of those that had a choice."""
+
+    @property
+    def mean(self) -> float:
+        """A token that had a choice; 0 where none had."""
+        return self.total / self.num_tokens if self.num_tokens else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class RecordEvidence:
+    """How a record was decided. A token that decides two things at once counts for both, and once for the whole."""
+
+    begin: Evidence
+    """That there is a record here, and not the end of the list."""
+    fields: Mapping[str, Evidence]
+    """Each value, that it is null too."""
+    whole: Evidence
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
-    """A reply that could be read: records, or a choice, or plain text; `ungrounded` counts span values not in the source."""
+    """A reply that could be read: records, or a choice, or plain text."""
 
     records: tuple[Record, ...] = ()
     choice: int | None = None
     text: str = ""
     ungrounded: int = 0
+    """Span values that do not stand in the source."""
+    num_cut: int = 0
+    """Records that the model had not finished when its budget was used up; they are in nothing else here."""
+    confidences: tuple[float | None, ...] = ()
+    """How likely each record is right as a whole, 0 to 1; empty where nothing says so."""
+    evidence: tuple[RecordEvidence, ...] = ()
+    """For each record; empty where the engine gave no log-probabilities."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +96,8 @@ class Task(Protocol):
         """The gold reply: what the assistant's turn says, exactly."""
         ...
 
-    def read(self, example: Example, text: str) -> Answer | Unread:
-        """What a reply says."""
+    def read(self, example: Example, completion: Completion) -> Answer | Unread:
+        """What a reply says; an engine's error is unread."""
         ...
 
     def score(self, example: Example, completion: Completion) -> Score:

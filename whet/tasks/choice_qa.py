@@ -73,10 +73,12 @@ class ChoiceQa:
             raise ValueError("an example without a gold answer has no gold reply")
         return LETTERS[self.order(example).index(example.answer)]
 
-    def read(self, example: Example, text: str) -> Answer | Unread:
-        letter = text.strip().rstrip(".)")
+    def read(self, example: Example, completion: Completion) -> Answer | Unread:
+        if completion.finish == "error":
+            return Unread(f"the engine failed ({completion.error})")
+        letter = completion.text.strip().rstrip(".)")
         if len(letter) != 1 or letter not in LETTERS[: len(example.choices)]:
-            return Unread(f"{text[:20]!r} is none of the letters")
+            return Unread(f"{completion.text[:20]!r} is none of the letters")
         return Answer(choice=self.order(example)[LETTERS.index(letter)], text=letter)
 
     def score(self, example: Example, completion: Completion) -> Score:
@@ -84,7 +86,7 @@ class ChoiceQa:
         if completion.finish == "error":
             return Score(example.id, "error", category=category, flags={"error": 1}, detail={"error": completion.error})
         gold = self.reply(example)
-        read = self.read(example, completion.text)
+        read = self.read(example, completion)
         if isinstance(read, Unread):
             # Not scored: an unreadable reply is counted apart, never as a wrong or right letter.
             return Score(example.id, "unread", category=category, flags={"unread": 1}, detail={"gold": gold})

@@ -1,15 +1,16 @@
 """Extraction: asks for records out of running text as JSON, reads them, grounds every span in the source, scores strictly."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from whet.config import Settings
-from whet.records import Completion, Constraint, Counts, Example, FieldRule, Message, Record, Request, Score, Span, Value
+from whet.records import Completion, Constraint, Counts, Example, FieldRule, Message, Record, Request, Score, Value
 from whet.tasks.base import Answer, Total, Unread
+from whet.tasks.reading import read_reply
 
 DEFAULT_PROMPT = "从下文中提取记录，输出 JSON List，没有则输出 []。"
 
@@ -53,7 +54,7 @@ class ExtractionSettings(Settings):
     system: str | None = None
     """A system message; null sends none."""
     max_tokens: int = Field(default=256, ge=8)
-    """Most tokens of a reply; a longer one counts as truncated."""
+    """Most tokens of a reply; a longer one counts as truncated, and under a constraint its whole records are kept."""
     constraint: Literal["grounded", "json", "free"] = "grounded"
     """What a reply may be while it is written. grounded: JSON of the fields, spans only from the text. json: JSON of the fields.
     free: anything. It does not change the prompt."""
@@ -66,23 +67,6 @@ class ExtractionSettings(Settings):
         return self
 
 
-def locate(record: Mapping[str, str | None], fields: Sequence[FieldSettings], text: str, after: int = 0) -> Record:
-    """Give each span value the place where it stands in the text: the first occurrence at or after `after`, else the first
-    of all. A value that stands nowhere keeps no span; that is what "ungrounded" means.
-    """
-    placed: dict[str, Value | None] = {}
-    for field in fields:
-        value = record.get(field.name)
-        if value is None:
-            placed[field.name] = None
-            continue
-        at = text.find(value, after) if field.kind == "span" and value else -1
-        if at < 0 and field.kind == "span" and value:
-            at = text.find(value)
-        placed[field.name] = Value(value, Span(at, at + len(value)) if at >= 0 else None)
-    return placed
-
-
 class Extraction:
     """The extraction task of one recipe."""
 
@@ -91,6 +75,10 @@ class Extraction:
     def __init__(self, settings: ExtractionSettings) -> None:
         self.settings = settings
         self.fields = settings.fields
+        self.rules = tuple(
+            FieldRule(field.name, field.kind, field.choices, field.nullable, field.min_chars, field.max_chars)
+            for field in settings.fields
+        )
 
     def adopt(self, example: Example) -> Example | Unread:
         if example.records is not None:
@@ -101,7 +89,7 @@ class Extraction:
             return example
         if not example.messages:
             return Unread("it has neither records nor a reply that could hold them")
-        read = self.read(example, example.messages[-1].content)
+        read = self.read(example, Completion(example.messages[-1].content, "stop"))
         if isinstance(read, Unread):
             return Unread(f"its reply holds no records: {read.reason}")
         return replace(example, records=read.records, messages=())
@@ -142,11 +130,7 @@ class Extraction:
     def _constraint(self, text: str) -> Constraint | None:
         if self.settings.constraint == "free":
             return None
-        rules = tuple(
-            FieldRule(field.name, field.kind, field.choices, field.nullable, field.min_chars, field.max_chars)
-            for field in self.fields
-        )
-        return Constraint(rules, text if self.settings.constraint == "grounded" else None)
+        return Constraint(self.rules, text if self.settings.constraint == "grounded" else None)
 
     def reply(self, example: Example) -> str:
         rows = [
@@ -155,51 +139,14 @@ class Extraction:
         ]
         return json.dumps(rows, ensure_ascii=False, separators=(",", ":"))
 
-    def read(self, example: Example, text: str) -> Answer | Unread:
-        try:
-            rows = json.loads(text, object_pairs_hook=_distinct)
-        except (ValueError, RecursionError) as error:
-            return Unread(f"not JSON ({error})")
-        if not isinstance(rows, list):
-            return Unread(f"JSON {type(rows).__name__}, not a list")
-        records, after, ungrounded = [], 0, 0
-        for row in rows:
-            reason = self._misfit(row)
-            if reason:
-                return Unread(reason)
-            record = locate(row, self.fields, example.text, after)
-            ungrounded += sum(
-                1 for field in self.fields if field.kind == "span" and (value := record[field.name]) and value.span is None
-            )
-            starts = [value.span.start for value in record.values() if value and value.span]
-            after = min(starts, default=after)
-            records.append(record)
-        return Answer(records=tuple(records), ungrounded=ungrounded)
-
-    def _misfit(self, row: Any) -> str:
-        """Why a JSON value is no record of this task; empty if it is one."""
-        if not isinstance(row, dict):
-            return f"an entry is JSON {type(row).__name__}, not an object"
-        names = {field.name for field in self.fields}
-        if set(row) != names:
-            return f"an entry has the keys {', '.join(map(str, row)) or 'none'}; wanted {', '.join(sorted(names))}"
-        for field in self.fields:
-            value = row[field.name]
-            if value is None and not field.nullable:
-                return f"{field.name} is null"
-            if value is not None and (not isinstance(value, str) or not value):
-                return f"{field.name} is {value!r}, not text"
-            if value is not None and field.kind == "choice" and value not in field.choices:
-                return f"{field.name} is {value!r}, not one of its choices"
-        return ""
+    def read(self, example: Example, completion: Completion) -> Answer | Unread:
+        return read_reply(self.rules, example.text, completion)
 
     def score(self, example: Example, completion: Completion) -> Score:
         if completion.finish == "error":
             return Score(example.id, "error", flags={"error": 1}, category=example.category, detail={"error": completion.error})
-        is_cut = completion.finish == "length"
-        # What was cut may still be JSON: then the model went on after its end, or all that follows is lost.
-        read = Unread("it was cut at task.max_tokens") if is_cut else self.read(example, completion.text)
-        flags = {"truncated": int(is_cut), "violated": int(bool(completion.violation))}
+        read = self.read(example, completion)
+        flags = {"truncated": int(completion.finish == "length"), "violated": int(bool(completion.violation))}
         if isinstance(read, Unread):
             counts = self._counts(example.records or (), ())
             return Score(
@@ -211,7 +158,7 @@ class Extraction:
                 detail={"reason": read.reason},
             )
         values = sum(1 for r in read.records for f in self.fields if f.kind == "span" and r[f.name])
-        flags |= {"ungrounded": read.ungrounded, "span_values": values}
+        flags |= {"ungrounded": read.ungrounded, "span_values": values, "cut_records": read.num_cut}
         return Score(
             example.id,
             "read",
@@ -268,13 +215,6 @@ def match(gold: Sequence[Any], said: Sequence[Any]) -> Counts:
 
 def _texts(record: Record, fields: Sequence[FieldSettings]) -> dict[str, str | None]:
     return {field.name: value.text if (value := record.get(field.name)) else None for field in fields}
-
-
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object whose keys differ: of two equal ones the standard library would take the last, unsaid."""
-    if len({key for key, _ in pairs}) < len(pairs):
-        raise ValueError("a key stands twice in one entry")
-    return dict(pairs)
 
 
 def _share(part: int, whole: int) -> float:

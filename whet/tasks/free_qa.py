@@ -50,15 +50,18 @@ class FreeQa:
         # Templates strip the reply's edges; the same text is trained, asked for and compared.
         return example.messages[-1].content.strip()
 
-    def read(self, example: Example, text: str) -> Answer | Unread:
-        return Answer(text=text.strip()) if text.strip() else Unread("the reply is empty")
+    def read(self, example: Example, completion: Completion) -> Answer | Unread:
+        if completion.finish == "error":
+            return Unread(f"the engine failed ({completion.error})")
+        said = completion.text.strip()
+        return Answer(text=said) if said else Unread("the reply is empty")
 
     def score(self, example: Example, completion: Completion) -> Score:
         if completion.finish == "error":
             return Score(example.id, "error", flags={"error": 1}, category=example.category, detail={"error": completion.error})
         gold = Counter(words(self.reply(example)))
         flags = {"truncated": int(completion.finish == "length")}
-        read = self.read(example, completion.text)
+        read = self.read(example, completion)
         if isinstance(read, Unread):
             return Score(
                 example.id,
