@@ -46,11 +46,15 @@ class _Lines:
         return text + "\n"
 
 
-def read_csv_rows(file: DataFile, source: SourceSettings) -> Iterator[CsvRow | Reject]:
-    """Rows in order, blank ones left out. A row that can't be told apart is a Reject that names all its lines."""
+def read_csv_rows(file: DataFile, source: SourceSettings, delimiter: str | None = None) -> Iterator[CsvRow | Reject]:
+    """Rows in order, blank ones left out. A row that can't be told apart is a Reject that names all its lines.
+
+    delimiter: what parts the cells; None tells by the file's name.
+    """
     csv.field_size_limit(max(csv.field_size_limit(), source.max_line_bytes))
     lines = _Lines(file, source)
-    reader = csv.reader(lines, delimiter="\t" if file.path.suffix.lower() == ".tsv" else ",", strict=True)
+    delimiter = delimiter or ("\t" if file.path.suffix.lower() == ".tsv" else ",")
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
         lines.begin_row()
         first = lines.last + 1
@@ -68,7 +72,7 @@ def read_csv_rows(file: DataFile, source: SourceSettings) -> Iterator[CsvRow | R
         if lines.too_long and not cells:
             yield lines.too_long
         elif lines.too_long:
-            seen = f"a row in lines {first} to {lines.last} holds a line over the limit"
-            yield Reject(place, seen, "", lines.too_long.remedy, lines.head, stops=True)
+            seen = f"a row in lines {first} to {lines.last} holds {lines.too_long.seen}"
+            yield Reject(place, seen, "", lines.too_long.remedy, lines.head, stops=lines.too_long.stops)
         elif cells:
             yield CsvRow(place, cells)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -28,6 +28,9 @@ Tally = Counter[str]
 
 class SourceSettings(Settings):
     """What every source says."""
+
+    rejects_bad_lines: ClassVar[bool] = False
+    """Whether a line that is not in the encoding is rejected alone; else it is an InputError, since its data is for training."""
 
     path: Path
     """File, folder or glob; a relative one is taken from the recipe's folder. A folder gives all its fitting files."""
@@ -145,7 +148,7 @@ def read_each(files: Sequence[DataFile], tally: Tally, read_one: Callable[[DataF
 def read_lines(file: DataFile, source: SourceSettings) -> Iterator[tuple[int, str] | Reject]:
     """Each line's number and text without its line end; a line over the limit is a Reject and is never held whole.
 
-    Raises InputError at the first byte that is not in the source's encoding.
+    Raises InputError at the first byte that is not in the source's encoding, or rejects its line (`rejects_bad_lines`).
     """
     limit = source.max_line_bytes
     with open_to_read(file.path) as opened:
@@ -160,8 +163,13 @@ def read_lines(file: DataFile, source: SourceSettings) -> Iterator[tuple[int, st
                 yield too_long(f"{file.name}:{number}", size, limit, head)
             else:
                 start = 3 if number == 1 and line.startswith(codecs.BOM_UTF8) else 0
-                text = decode(line[start:], file, source.encoding, number, offset + start)
-                yield number, text.removesuffix("\n").removesuffix("\r")
+                try:
+                    text = decode(line[start:], file, source.encoding, number, offset + start)
+                    yield number, text.removesuffix("\n").removesuffix("\r")
+                except InputError as error:
+                    if not source.rejects_bad_lines:
+                        raise
+                    yield Reject(error.place, error.what, "", error.remedy, repr(line[:RAW_CHARACTERS]))
             offset += size
 
 
