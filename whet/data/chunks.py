@@ -3,27 +3,46 @@
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from hashlib import blake2b
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-import regex
 from pydantic import Field, model_validator
 
 from whet.config import Settings
 from whet.data.documents.source import Piece
 from whet.errors import InputError
 
+if TYPE_CHECKING:
+    import regex
+
 Unit = Literal["characters", "tokens"]
 MAX_CHARACTERS_A_TOKEN = 16  # of a chunk in tokens, however few those are
 _CLOSERS = "”’」』）】》〉〕］｝﹂﹄︶︸︺︼︾﹀\"')\\]}»›"
-# An end in itself in the scripts that have no spaces; in others only where white space follows. The space belongs to it.
-_SENTENCE = regex.compile(
-    rf"(?:[。！？；｡︒︕︖︔﹒﹔﹖﹗．։؟؛۔܀।॥၊။។᠃᠉]++[{_CLOSERS}]*+|[.!?;…‼⁇⁈⁉]++[{_CLOSERS}]*+(?=\s))"
-    r"\s*+|\n[ \t\u3000]*+\r?\n\s*+"
-)
-_LINE = regex.compile(r"(?:\r\n|[\n\r\f\v\x85\u2028\u2029])[ \t]*+")
-_SPACE = regex.compile(r"\s++")
-_CLUSTER = regex.compile(r"\X")
+
+
+class _Patterns(NamedTuple):
+    """Where sentences, lines and words end, white space after them included; and what is seen as one character."""
+
+    sentence: "regex.Pattern[str]"
+    line: "regex.Pattern[str]"
+    space: "regex.Pattern[str]"
+    cluster: "regex.Pattern[str]"
+
+
+@cache
+def _patterns() -> _Patterns:
+    import regex  # late: it takes a while, and settings need none of it
+
+    # An end in itself in the scripts that have no spaces; in others only where white space follows.
+    alone, spaced = "[。！？；｡︒︕︖︔﹒﹔﹖﹗．։؟؛۔܀।॥၊။។᠃᠉]++", "[.!?;…‼⁇⁈⁉]++"
+    closed = f"[{_CLOSERS}]*+"
+    return _Patterns(
+        regex.compile(rf"(?:{alone}{closed}|{spaced}{closed}(?=\s))\s*+|\n[ \t\u3000]*+\r?\n\s*+"),
+        regex.compile(r"(?:\r\n|[\n\r\f\v\x85\u2028\u2029])[ \t]*+"),
+        regex.compile(r"\s++"),
+        regex.compile(r"\X"),
+    )
 
 
 class ChunkSettings(Settings):
@@ -189,14 +208,14 @@ class _Ruler:
 
 
 def _cut(rest: str, limit: int) -> int:
-    """Where to end a chunk of at most `limit` characters: behind the last sentence, line, word or character that ends
-    in its second half.
+    """Where to end a chunk of at most `limit` characters: behind the last sentence, line or word that ends in its second
+    half, else behind the last character that one sees.
     """
-    for pattern in (_SENTENCE, _LINE, _SPACE):
+    for pattern in _patterns()[:3]:
         ends = [place for place in _ends(pattern, rest, limit // 2, limit) if place > limit // 2]
         if ends:
             return ends[-1]
-    return max((place for place in _clusters(rest, limit) if place > limit // 2), default=limit)
+    return max(_clusters(rest, limit), default=limit)
 
 
 def _overlap_start(rest: str, length: int, back: int) -> int:
@@ -205,14 +224,14 @@ def _overlap_start(rest: str, length: int, back: int) -> int:
     if back <= 0:
         return length
     begin = length - back
-    for pattern in (_SENTENCE, _LINE, _SPACE):
+    for pattern in _patterns()[:3]:
         place = next((place for place in _ends(pattern, rest, max(0, begin - 64), length) if place >= begin), length)
         if place < length:
             return place
     return next((place for place in _clusters(rest, length) if begin <= place), length)
 
 
-def _ends(pattern: regex.Pattern[str], rest: str, begin: int, limit: int) -> Iterator[int]:
+def _ends(pattern: "regex.Pattern[str]", rest: str, begin: int, limit: int) -> Iterator[int]:
     """Where matches end, if a character that one sees ends there too; white space that goes on over the limit is cut there."""
     for match in pattern.finditer(rest, begin, limit + 1):
         place = match.end()
@@ -224,13 +243,13 @@ def _ends(pattern: regex.Pattern[str], rest: str, begin: int, limit: int) -> Ite
 
 def _is_between(rest: str, place: int) -> bool:
     """Whether the character before a place ends there. It is white space or punctuation, so what is before it does not matter."""
-    match = _CLUSTER.match(rest, place - 1)
+    match = _patterns().cluster.match(rest, place - 1)
     return match is None or match.end() == place
 
 
 def _clusters(rest: str, limit: int) -> Iterator[int]:
     """The ends of the characters that one sees (grapheme clusters), up to the limit. The text begins with a whole one."""
-    for match in _CLUSTER.finditer(rest):
+    for match in _patterns().cluster.finditer(rest):
         if match.end() > limit:
             return
         yield match.end()

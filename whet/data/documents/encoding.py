@@ -12,7 +12,7 @@ from whet.errors import InputError, MissingExtraError
 HEAD_BYTES = 65536  # from which an encoding is told
 BLOCK_BYTES = 262144
 _BAD = "\ufffd"
-_MARKS = (
+MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -54,7 +54,7 @@ def num_controls(head: bytes) -> int:
 
 def is_binary(head: bytes) -> bool:
     """Whether the beginning of a file is no text of any encoding. A few NULs in a long text do not make it so."""
-    if any(head.startswith(mark) for mark, _ in _MARKS) or _wide(head):
+    if any(head.startswith(mark) for mark, _ in MARKS) or _wide(head):
         return False
     found = num_controls(head)
     return found > max(2, len(head) // 100) or found == len(head) > 0
@@ -66,7 +66,7 @@ def find_encoding(file: IO[bytes], head: bytes, declared: str | None, is_html: b
     A mark goes before what was declared, that before what the bytes tell. Where the head is plain ASCII, the bytes are
     looked at from the first one that is not.
     """
-    for mark, name in _MARKS:
+    for mark, name in MARKS:
         if head.startswith(mark):
             return Encoding(name, "mark")
     if declared is not None:
@@ -89,7 +89,7 @@ def _detect(head: bytes, is_whole: bool) -> str:
     damage = _utf8_damage(head, is_whole)
     if damage == 0 and b"\x1b$" in head and (name := _guess(head, is_whole)).startswith("iso2022"):
         return name
-    if damage == 0 and head.count(0) * 4 < len(head):
+    if damage == 0 and num_controls(head) * 4 <= len(head):
         return "utf-8"
     if wide := _wide(head):
         return wide

@@ -159,7 +159,8 @@ def _is_whole(text: str) -> bool:
 
 
 def _refused(row: Reject) -> Refused:
-    return Refused(row.place, row.seen + (f". {row.remedy}" if row.remedy else ""))
+    remedy = row.remedy.replace("max_line_bytes", "extract.documents.max_row_bytes").replace(" on this source", "")
+    return Refused(row.place, row.seen + (f". {remedy.replace('`encoding:', '`extract.documents.encoding:')}" if remedy else ""))
 
 
 def _listed(columns: tuple[str, ...]) -> str:

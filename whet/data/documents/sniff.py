@@ -3,7 +3,7 @@
 import re
 from typing import Literal
 
-from whet.data.documents.encoding import is_binary, num_controls
+from whet.data.documents.encoding import MARKS, is_binary, num_controls
 from whet.data.documents.source import DocumentSettings
 
 Form = Literal["pdf", "text", "markdown", "html", "json", "csv", "tsv"]
@@ -34,7 +34,6 @@ _KNOWN = (
     (b"SQLite format 3\x00", "is a database (SQLite): export its texts as CSV"),
     (b"PAR1", "is a Parquet file: export its texts as JSONL"),
 )
-_MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")  # alone, of an empty text
 _HTML = re.compile(rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.{0,2000}?-->\s*)*<(?:!doctype\s+html|html[\s>])", re.IGNORECASE | re.DOTALL)
 _ROW = re.compile(rb'\s*\{\s*"')
 _PDF_HEAD_BYTES = 1024  # a PDF's mark may have something before it
@@ -62,7 +61,7 @@ def find_form(name: str, head: bytes, settings: DocumentSettings, is_named: bool
 
 def _why_unreadable(head: bytes, form: Form | None) -> str:
     """Why a file that begins with `head`, and is no PDF, has no text; empty if it may have one."""
-    if not head or head in _MARKS:
+    if not head or any(head == mark for mark, _ in MARKS):
         return "is empty"
     for mark, reason in _KNOWN:
         # A text may begin with the letters of a mark; then it holds no control characters.
