@@ -29,6 +29,7 @@ COMMANDS = [
     "evaluate",
     "compare",
     "ask",
+    "view",
     "data build",
     "data show",
     "recipe show",
