@@ -34,7 +34,7 @@ class Rendered:
 
 
 class Chat:
-    """The chat format of one model folder: template, tokenizer and end-of-turn token."""
+    """The chat format of one model folder: template, tokenizer, end-of-turn token; `lead` is the white space before a reply."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -44,7 +44,7 @@ class Chat:
         self._compiled = _compile(self.template, str(folder))
         names = sorted(self.tokenizer.special_tokens(), key=len, reverse=True)
         self._marks = re.compile("|".join(map(re.escape, names)) or r"(?!)")
-        self.end_of_turn, self.end_id, self._lead = self._find_end()
+        self.end_of_turn, self.end_id, self.lead = self._find_end()
 
     def render(self, messages: Sequence[Message], *, is_prompt: bool) -> str:
         """The text of a conversation; with `is_prompt`, opened for the assistant's turn."""
@@ -94,7 +94,7 @@ class Chat:
                 f"The prompt ends in {prompt[-40:]!r}; the finished text goes on differently",
             )
         rest = whole[len(prompt) :]
-        answer = self._lead + reply + self.end_of_turn
+        answer = self.lead + reply + self.end_of_turn
         if not rest.startswith(answer):
             raise InputError(
                 str(self.folder),

@@ -1,11 +1,23 @@
 """Text to token ids and back, from the tokenizer.json of a model folder."""
 
-from collections.abc import Sequence
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from whet.errors import InputError
 from whet.storage import read_json
+
+_MARK = re.compile(r"<[^<>]*>|\[/?[A-Z_]+\]")
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_TEXT_BYTES = (0x0A, *range(0x20, 0xC0), *range(0xC2, 0xF5))
+"""The bytes that UTF-8 and a JSON reply are made of."""
+_PRINTED = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
+_BYTE_CHARS = {chr(byte): byte for byte in _PRINTED} | {
+    chr(0x100 + number): byte for number, byte in enumerate(byte for byte in range(256) if byte not in _PRINTED)
+}
+"""The characters that byte-level tokenizers write bytes with (Radford et al. 2019, GPT-2's bytes_to_unicode)."""
 
 
 class Tokenizer:
@@ -15,6 +27,7 @@ class Tokenizer:
         from tokenizers import Tokenizer as FastTokenizer
 
         path = folder / "tokenizer.json"
+        self._place = str(path)
         if not path.is_file():
             raise InputError(
                 str(folder),
@@ -57,10 +70,82 @@ class Tokenizer:
         found: int | None = self._fast.token_to_id(token)
         return found
 
+    def token_bytes(self) -> list[bytes | None]:
+        """What each id writes, by the rules of the tokenizer's decoder; None for marks, which write no text, and unused numbers.
+
+        Marks are the special tokens, the unknown token, and added tokens that look like one, such as <think> or [INST].
+        InputError where the decoder is of another kind, or some byte has no token, so that not every text could be written.
+        """
+        write = self._writer([*_flatten(json.loads(self._fast.decoder.__getstate__()) if self._fast.decoder else {})])
+        vocabulary: dict[str, int] = self._fast.get_vocab(with_added_tokens=True)
+        added: dict[int, Any] = self._fast.get_added_tokens_decoder()
+        marks = {number for number, token in added.items() if token.special or _MARK.fullmatch(token.content)}
+        marks |= {vocabulary[name] for name in [getattr(self._fast.model, "unk_token", None)] if name in vocabulary}
+        pieces: list[bytes | None] = [None] * (max(vocabulary.values(), default=-1) + 1)
+        for token, number in vocabulary.items():
+            if number not in marks:
+                pieces[number] = write(token)
+        single = {piece for piece in pieces if piece and len(piece) == 1}
+        if lacking := [byte for byte in _TEXT_BYTES if bytes([byte]) not in single]:
+            raise InputError(
+                self._place,
+                f"its vocabulary has no token for {len(lacking)} of the bytes that text is made of (0x{lacking[0]:02X}, ...)",
+                "Take a byte-level tokenizer, or one with byte fallback; or set task.constraint=free",
+            )
+        return pieces
+
+    def _writer(self, decoders: Sequence[Mapping[str, Any]]) -> Callable[[str], bytes]:
+        """How the decoder turns the name of a token into bytes, wherever but at the very start of a text."""
+        kinds = [str(decoder["type"]) for decoder in decoders]
+        if "ByteLevel" in kinds and {*kinds} <= {"ByteLevel", "Fuse"}:
+            return _from_byte_level
+        changes = [_change(decoder) for decoder in decoders if decoder["type"] in ("Metaspace", "Replace")]
+        is_stripped_whole = "Strip" not in kinds or "Fuse" in kinds[: kinds.index("Strip")]
+        known = {*kinds} <= {"ByteFallback", "Fuse", "Metaspace", "Replace", "Strip"} and is_stripped_whole
+        if not known or "ByteFallback" not in kinds or None in changes:
+            raise InputError(
+                self._place,
+                f"its decoder ({', '.join(kinds) or 'none'}) does not say which bytes a token writes",
+                "Take a byte-level tokenizer, or one with byte fallback; or set task.constraint=free",
+            )
+
+        def write(token: str) -> bytes:
+            if found := _BYTE_TOKEN.fullmatch(token):
+                return bytes([int(found[1], 16)])
+            for change in changes:
+                token = token.replace(*change) if change else token
+            return token.encode()
+
+        return write
+
     def special_tokens(self) -> dict[str, int]:
         """Names and ids of the tokens that are marked special."""
         added: dict[int, Any] = self._fast.get_added_tokens_decoder()
         return {token.content: number for number, token in added.items() if token.special}
+
+
+def _flatten(decoder: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """A decoder's parts in their order."""
+    if decoder.get("type") == "Sequence":
+        for part in decoder["decoders"]:
+            yield from _flatten(part)
+    elif decoder:
+        yield decoder
+
+
+def _change(decoder: Mapping[str, Any]) -> tuple[str, str] | None:
+    """What a decoder replaces by what; None where that is more than a text."""
+    if decoder["type"] == "Metaspace":
+        return decoder["replacement"], " "
+    old = decoder["pattern"].get("String")
+    return (old, decoder["content"]) if old else None
+
+
+def _from_byte_level(token: str) -> bytes:
+    """The bytes of a token's name; a name that is not written in the byte alphabet stands for itself."""
+    if all(char in _BYTE_CHARS for char in token):
+        return bytes(_BYTE_CHARS[char] for char in token)
+    return token.encode()
 
 
 def read_template(folder: Path) -> str:

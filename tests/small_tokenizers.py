@@ -1,0 +1,84 @@
+"""Tokenizers of the kinds that models have, trained in a moment on the demo's passages and replies."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer as FastTokenizer
+
+from whet.data.annals.write import sample
+from whet.records import Example, Value
+from whet.tasks.extraction import Extraction, ExtractionSettings, FieldSettings
+
+EVENTS = ("Appointment", "Military", "Diplomacy", "Disaster", "Death", "Other")
+ANNALS = Extraction(
+    ExtractionSettings(
+        fields=(
+            FieldSettings(name="name"),
+            FieldSettings(name="office", nullable=True),
+            FieldSettings(name="event", kind="choice", choices=EVENTS),
+        )
+    )
+)
+QWEN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+KINDS = ("words", "whole", "sentencepiece")
+END = "<|end|>"
+_TAGGED = re.compile(r'(?:<O>([^<>]+)</O>[^<>]*)?<P event="(\w+)">([^<>]+)</P>')
+
+
+def passages(seed: int, count: int) -> list[Example]:
+    """Passages of the demo with their gold records."""
+    examples = []
+    for number, tagged in enumerate(sample(seed, count)):
+        records = tuple(
+            {"name": Value(found[3]), "office": Value(found[1]) if found[1] else None, "event": Value(found[2])}
+            for found in _TAGGED.finditer(tagged)
+        )
+        text = re.sub("<[^>]*>", "", tagged)
+        examples.append(Example(f"e{number}", text, f"annals:{number}", f"g{number}", records=records))
+    return examples
+
+
+def train(folder: Path, kind: str) -> Path:
+    """A folder with the tokenizer.json of one kind.
+
+    words: bytes, merged inside the words of Qwen's rule. whole: bytes, merged across everything, so that ids reach from
+    quotes into values. sentencepiece: characters with byte fallback, as in Llama 2.
+    """
+    texts = [text for example in passages(1, 500) for text in (example.text, ANNALS.reply(example))]
+    tokenizer = _sentencepiece(texts) if kind == "sentencepiece" else _byte_level(texts, is_split=kind == "words")
+    folder.mkdir(parents=True)
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    return folder
+
+
+def _byte_level(texts: Sequence[str], *, is_split: bool) -> Any:
+    tokenizer = FastTokenizer(models.BPE())
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    split = pre_tokenizers.Split(Regex(QWEN), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, level]) if is_split else level
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=2000, special_tokens=[END], initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_tokens(["<think>", "總兵官"])  # a mark that is not said to be one, and a word
+    return json.loads(tokenizer.to_str())
+
+
+def _sentencepiece(texts: Sequence[str]) -> Any:
+    tokenizer = FastTokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    single = [f"<0x{byte:02X}>" for byte in range(256)]
+    trainer = trainers.BpeTrainer(
+        vocab_size=2400, special_tokens=["<unk>", "<s>", END, *single], limit_alphabet=1000, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    made = json.loads(tokenizer.to_str())
+    made["added_tokens"] = [token for token in made["added_tokens"] if token["content"] not in single]  # ordinary, as in Llama 2
+    return made
