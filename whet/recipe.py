@@ -1,15 +1,17 @@
 """The recipe: one file that describes a specialist; every step reads it."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from whet.backends.base import DeviceSettings
 from whet.config import Places, Settings, apply_overrides, load, read_yaml
 from whet.data.build import DataSettings
 from whet.engines.open import EngineSettings, LocalSettings
 from whet.evaluate.run import EvaluateSettings
+from whet.extract.settings import ExtractSettings
+from whet.tasks.extraction import ExtractionSettings
 from whet.tasks.table import TaskSettings
 from whet.train.loop import TrainSettings
 
@@ -33,6 +35,20 @@ class Recipe(Settings):
     """Who answers: the base on this machine, or a server."""
     evaluate: EvaluateSettings = EvaluateSettings()
     """How base and specialist are compared."""
+    extract: ExtractSettings = ExtractSettings()
+    """How a corpus is read with the specialist."""
+
+    @model_validator(mode="after")
+    def _rules_speak_of_fields(self) -> Self:
+        if isinstance(self.task, ExtractionSettings):
+            kinds = {field.name: field.kind for field in self.task.fields}
+            for number, rule in enumerate(self.extract.rules):
+                if rule.field not in kinds:
+                    known = ", ".join(kinds)
+                    raise ValueError(f"extract.rules.{number}.field: the task has no field {rule.field!r}; it has {known}")
+                if rule.kind == "split" and kinds[rule.field] != "span":
+                    raise ValueError(f"extract.rules.{number}.field: {rule.field!r} is no span field, it can't be split")
+        return self
 
 
 def read_recipe(path: Path, overrides: list[str]) -> Recipe:

@@ -44,13 +44,19 @@ def hash_folder(folder: Path) -> str:
 @contextlib.contextmanager
 def written(path: Path) -> Iterator[Any]:
     """A text file that appears under its name only when it is whole: staged beside it, fsynced, renamed."""
+    with staged_file(path) as staged, staged.open("w", encoding="utf-8", newline="\n") as file:
+        yield file
+
+
+@contextlib.contextmanager
+def staged_file(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write a file to, closed again within; it then takes that name, fsynced, or is cleared away."""
     staged = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path)
-        with staged.open("w", encoding="utf-8", newline="\n") as file:
-            yield file
-            file.flush()
+        yield staged
+        with staged.open("rb") as file:
             os.fsync(file.fileno())
         staged.replace(path)
         _sync_folder(path.parent)

@@ -30,6 +30,7 @@ COMMANDS = [
     "compare",
     "ask",
     "view",
+    "extract",
     "data build",
     "data show",
     "recipe show",
@@ -164,7 +165,7 @@ def test_a_recipe_is_explained(whet, recipe: str) -> None:
 
 def test_the_schema_is_json_and_knows_every_section(whet) -> None:
     schema = json.loads(whet("recipe", "schema").out)
-    assert set(schema["properties"]) == {"name", "base", "task", "data", "train", "device", "evaluate"}
+    assert set(schema["properties"]) == {"name", "base", "task", "data", "train", "device", "engine", "evaluate", "extract"}
     assert schema["additionalProperties"] is False
 
 

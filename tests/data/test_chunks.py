@@ -1,5 +1,6 @@
 """Chunks: exact pieces of the text that cover it, cut at sentence ends, the same however the text comes."""
 
+import itertools
 import re
 import tracemalloc
 
@@ -23,7 +24,7 @@ SETTINGS = st.integers(8, 40).flatmap(
 
 def pieces(text: str, *cuts: int) -> list[Piece]:
     bounds = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
-    return [Piece(text[low:high], low) for low, high in zip(bounds, bounds[1:], strict=False)]
+    return [Piece(text[low:high], low) for low, high in itertools.pairwise(bounds)]
 
 
 def cut(text: str, settings: ChunkSettings | None = None, count=None, **options) -> list[Chunk]:
@@ -43,7 +44,7 @@ def test_chunks_are_exact_cover_all_and_are_no_larger_than_said(parts, settings)
     assert all(0 < chunk.end - chunk.start <= settings.size for chunk in chunks)
     assert [chunk.start for chunk in chunks[:1]] == [0] * bool(text)
     assert [chunk.end for chunk in chunks[-1:]] == [len(text)] * bool(text)
-    for before, after in zip(chunks, chunks[1:], strict=False):
+    for before, after in itertools.pairwise(chunks):
         assert before.start < after.start <= before.end < after.end
         assert before.end - after.start <= settings.overlap
     assert len({chunk.id for chunk in chunks}) == len(chunks)
@@ -82,7 +83,7 @@ def test_a_chunk_ends_with_the_last_sentence_that_ends_in_its_second_half(length
         reach = text[chunk.start : chunk.start + settings.size]
         last = reach.rfind("。") + 1
         assert len(chunk.text) == (last if last > settings.size // 2 else settings.size)
-    for before, after in zip(chunks, chunks[1:], strict=False):
+    for before, after in itertools.pairwise(chunks):
         begin = before.end - min(settings.overlap, len(before.text) // 2)
         starts = [at for at in range(begin, before.end) if at and text[at - 1] == "。"]
         assert after.start == (starts[0] if starts and begin < before.end else begin)

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from whet.cli import ask, compare, data, plan, recipe, runs, view
+from whet.cli import ask, compare, data, extract, plan, recipe, runs, view
 from whet.errors import WhetError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app.command("plan", epilog="Example: whet plan recipes/chisiec.yaml device.quant
 app.command("evaluate", epilog="Example: whet evaluate runs/demo")(runs.evaluate)
 app.command("compare", epilog="Example: whet compare runs/demo/evaluate/base runs/demo/evaluate/specialist")(compare.compare)
 app.command("ask", epilog="Example: whet ask runs/demo 宣德九年，少師蹇義卒。")(ask.ask)
+app.command("extract", epilog="Example: whet extract annals/ --run runs/chisiec -o officials.jsonl")(extract.extract)
 app.command("view", epilog="Example: whet view out.jsonl --document annals.txt")(view.view)
 app.add_typer(data.app, name="data")
 app.add_typer(recipe.app, name="recipe")

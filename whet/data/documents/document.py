@@ -31,6 +31,8 @@ class Document:
     """Of a text file: its name, and whether it was declared, marked in the file, or detected."""
     text: str | None = field(default=None, repr=False)
     """A row's text."""
+    num_pages: int = 0
+    """Of a PDF."""
     copy: Any = field(default=None, repr=False, compare=False)
     """Standard input, kept in a file that goes away with this object."""
 

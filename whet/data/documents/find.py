@@ -177,11 +177,11 @@ def _recognised(file: IO[bytes], place: _Place, settings: DocumentSettings, is_n
         yield Refused(place.name, reason)
     elif form == "pdf":
         try:
-            check_pdf(place.readable, place.name, settings)
+            num_pages = check_pdf(place.readable, place.name, settings)
         except InputError as error:
             yield Refused(place.name, error.what + (f". {error.remedy}" if error.remedy else ""))
         else:
-            yield Document(place.name, place.path, "pdf", place.stamp, size, settings, copy=place.copy)
+            yield Document(place.name, place.path, "pdf", place.stamp, size, settings, copy=place.copy, num_pages=num_pages)
     else:
         encoding = find_encoding(file, head, settings.encoding, is_html=form == "html")
         if form == "text" or form == "markdown" or form == "html":  # noqa: PLR1714 (narrows the type)

@@ -52,10 +52,10 @@ def read_pdf(path: Path, name: str, settings: DocumentSettings) -> Iterator[Piec
         yield Piece("", start, None, "the file lacks its end mark: it was likely cut off, and pages may be missing")
 
 
-def check_pdf(path: Path, name: str, settings: DocumentSettings) -> None:
-    """Raise InputError, in words, if a PDF can't be opened."""
-    with _opened(path, name, settings):
-        pass
+def check_pdf(path: Path, name: str, settings: DocumentSettings) -> int:
+    """The number of pages of a PDF; InputError, in words, if it can't be opened."""
+    with _opened(path, name, settings) as document, _LOCK:
+        return len(document)
 
 
 def boxes(

@@ -1,0 +1,102 @@
+"""The files that an extraction writes: the output, its accepted and its other records, what failed, the summary."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from whet.errors import InputError
+from whet.extract.rows import Row
+from whet.extract.state import State
+from whet.extract.write import Format, columns_of, format_of, writing
+from whet.storage import write_json, write_jsonl
+from whet.tasks.extraction import FieldSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """Where the records go, and in which form."""
+
+    out: Path
+    format: str | None = None
+    """Of all the files; None goes by the end of each name."""
+    accepted: Path | None = None
+    """A file of the accepted records alone."""
+    review: Path | None = None
+    """A file of the records that are not accepted."""
+    is_spreadsheet: bool = False
+
+    @property
+    def state(self) -> Path:
+        """The folder of the state."""
+        return self._beside("state")
+
+    @property
+    def failed(self) -> Path:
+        """What could not be read or answered, with reasons."""
+        return self._beside("failed.jsonl")
+
+    @property
+    def summary(self) -> Path:
+        """What the extraction has come to."""
+        return self._beside("summary.json")
+
+    def _beside(self, what: str) -> Path:
+        return self.out.with_name(f"{self.out.name}.{what}")
+
+    def _files(self) -> list[tuple[Path, Format, bool | None]]:
+        """Each file, its format, and which records it takes: all (None), the accepted ones, the others."""
+        wanted = ((self.out, None), (self.accepted, True), (self.review, False))
+        return [(path, format_of(path, self.format), which) for path, which in wanted if path]
+
+    def check(self, fields: Sequence[FieldSettings], *, is_anew: bool) -> None:
+        """InputError where the files can't be written, or where one is there that no extraction wrote."""
+        folder = next((path for path in (self.out, self.accepted, self.review) if path and path.is_dir()), None)
+        if folder:
+            raise InputError(str(folder), "is a folder, a file is needed")
+        files = self._files()
+        if len({path.absolute() for path, *_ in files}) < len(files):
+            raise InputError("--accepted, --review", "two files have the same name", "Give each a name of its own")
+        for path, format_, _ in files:
+            if format_ == "jsonl":
+                continue
+            columns = columns_of(fields)
+            twice = next((name for name in columns if columns.count(name) > 1), None)
+            if twice:
+                raise InputError(str(path), f"two columns would be named {twice}", "Write JSONL, or name the field otherwise")
+        if self.out.exists() and not self.state.exists() and not is_anew:
+            raise InputError(
+                str(self.out), "is there already, and without its state", "Choose another -o, or overwrite it: --anew"
+            )
+
+    def write(self, rows: Iterator[Row], fields: Sequence[FieldSettings]) -> dict[str, Any]:
+        """Write all files in one pass over the rows; gives, by file, its rows and its cells that look like formulas."""
+        counts: dict[str, Any] = {}
+        with ExitStack() as stack:
+            opened = [
+                (str(path), stack.enter_context(writing(path, format_, fields, is_spreadsheet=self.is_spreadsheet)), which)
+                for path, format_, which in self._files()
+            ]
+            for name, *_ in opened:
+                counts[name] = {"rows": 0}
+            for row in rows:
+                for name, writer, which in opened:
+                    if which is None or (row["is_accepted"] is True) == which:
+                        writer.write(row)
+                        counts[name]["rows"] += 1
+            for name, writer, _ in opened:
+                if writer.num_formulas:
+                    counts[name]["formulas"] = writer.num_formulas
+        return counts
+
+    def write_failed(self, state: State) -> int:
+        """Write what failed; there is no such file where nothing did. Gives how many lines it has."""
+        num = write_jsonl(self.failed, state.failures())
+        if not num:
+            self.failed.unlink()
+        return num
+
+    def write_summary(self, figures: Mapping[str, Any]) -> None:
+        """Write what the extraction has come to."""
+        write_json(self.summary, figures)

@@ -1,0 +1,183 @@
+"""Reads a corpus with the specialist of a run: every record with its place, nothing asked twice, and what failed told."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from whet.config import Places, apply_overrides, load
+from whet.data.chunks import Chunk, cut_chunks
+from whet.data.documents.find import find_documents
+from whet.data.documents.source import Piece
+from whet.errors import InputError, InterruptedRunError, WhetError
+from whet.extract.bound import open_state
+from whet.extract.flow import Flow, Way
+from whet.extract.progress import Tally, measure
+from whet.extract.rows import Assembly, Labels, Sums, Trust
+from whet.extract.state import State
+from whet.extract.targets import Targets
+from whet.pipeline.answering import Answering, choose_answering
+from whet.pipeline.bench import Bench, Silent, hash_code
+from whet.pipeline.run import saved_recipe
+from whet.recipe import Recipe
+from whet.storage import locked
+from whet.tasks.extraction import Extraction
+from whet.tasks.rules import Rules
+
+CODE = ("records.py", "text", "tasks", "data/chunks.py", "data/documents", "models", "backends", "engines", "extract/flow.py")
+CHANGEABLE = ("extract.", "engine.", "device.", "task.constraint=", "task.max_tokens=")
+Tell = Callable[[Tally], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be read, with what, and where it goes."""
+
+    inputs: tuple[str, ...]
+    """Paths of files and folders; - is standard input."""
+    run: Path
+    targets: Targets
+    overrides: tuple[str, ...] = ()
+    is_base: bool = False
+    """Ask the base, not the specialist."""
+    is_retry: bool = False
+    """Ask chunks again that failed or were cut before."""
+    is_anew: bool = False
+    """Forget what was answered before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extracted:
+    """What an extraction has come to: the figures of its summary, and whether more chunks failed than the recipe allows."""
+
+    figures: Mapping[str, Any]
+    has_failed: bool
+
+
+def extract(order: Order, tell: Tell = lambda tally: None, answering: Answering | None = None) -> Extracted:
+    """Read the inputs into the output; what was answered before is not asked again.
+
+    answering: answers in place of the run's own. Ctrl-C writes what is done, then raises InterruptedRunError.
+    """
+    saved = Bench(saved_recipe(order.run), order.run, Silent())
+    bench = Bench(_changed(saved.recipe, order), order.run, Silent())
+    task, settings = bench.task, bench.recipe.extract
+    if not isinstance(task, Extraction):
+        raise InputError(str(order.run), f"answers {task.name} questions, it extracts nothing", "Name a run that extracts")
+    order.targets.check(task.fields, is_anew=order.is_anew)
+    documents = find_documents(order.inputs, settings.documents)
+    who = answering or choose_answering(bench, saved, is_base=order.is_base)
+    way = Way(task, bench.recipe.data.prepare, _cutter(bench), settings.chunks.overlap, settings.max_errors_in_a_row, who.fits)
+    folder = order.targets.state
+    with locked(folder), closing(open_state(folder, _decisive(bench, who), is_anew=order.is_anew)) as state:
+        flow = Flow(way, state, is_retry=order.is_retry, total_bytes=measure(order.inputs), tell=tell)
+        stopped: BaseException | None = None
+        try:
+            with who.open() as engine:
+                flow.run(documents, engine)
+        except (KeyboardInterrupt, WhetError) as fault:
+            stopped = fault
+        if stopped is None:
+            _require_text(order, state, flow.tally)
+        assembly = Assembly(state, Rules(settings.rules), Labels(bench.recipe.name, who.adapter), _trust(bench, who))
+        figures = _write(order, task, assembly, flow.tally, stopped)
+    if isinstance(stopped, KeyboardInterrupt):
+        raise InterruptedRunError(f"what is done is in {order.targets.out}; running again goes on from here") from None
+    if stopped is not None:
+        raise stopped
+    chunks = figures["chunks"]
+    return Extracted(figures, chunks["failed"] + chunks["cut"] > settings.max_failed * max(1, chunks["total"]))
+
+
+def _changed(saved: Recipe, order: Order) -> Recipe:
+    """The run's recipe with the overrides, which may not touch what was trained."""
+    other = next((one for one in order.overrides if not one.startswith(CHANGEABLE)), None)
+    if other is not None:
+        raise InputError(other, "can't be changed here: the specialist was trained with it", f"What can: {', '.join(CHANGEABLE)}")
+    raw = saved.model_dump(mode="json")
+    places: Places = {}
+    apply_overrides(raw, places, order.overrides)
+    return load(Recipe, raw, places, "command line")
+
+
+def _decisive(bench: Bench, who: Answering) -> dict[str, Any]:
+    """All that decides what the answers are, as plain JSON. Rules and formats do not."""
+    recipe = bench.recipe
+    return {
+        "task": recipe.task.model_dump(mode="json"),
+        "data": {"prepare": recipe.data.prepare.model_dump(mode="json")},
+        "extract": recipe.extract.model_dump(mode="json", include={"documents", "chunks"}),
+        "answering": dict(who.identity),
+        "whet": {room: hash_code(room)[:12] for room in CODE},
+    }
+
+
+def _trust(bench: Bench, who: Answering) -> Trust:
+    return Trust()
+
+
+def _cutter(bench: Bench) -> Callable[[str, Iterable[Piece]], Iterator[Chunk]]:
+    """Cuts documents as the recipe says; the tokenizer is opened where chunks are counted in tokens."""
+    settings = bench.recipe.extract.chunks
+
+    def count_tokens(text: str) -> int:
+        return len(bench.chat.tokenizer.encode(text))
+
+    return lambda name, pieces: cut_chunks(name, pieces, settings, count_tokens)
+
+
+def _require_text(order: Order, state: State, tally: Tally) -> None:
+    """InputError where the inputs hold no text at all: the output stays as it was."""
+    if tally.counts["documents"] and state.has_text():
+        return
+    told = next((row for row in state.failures() if row["status"] in ("refused", "unreadable")), None)
+    if told:
+        raise InputError(told["document"], told["reason"])
+    raise InputError(", ".join(order.inputs), "holds no text", "Name files or folders with documents to read")
+
+
+def _write(order: Order, task: Extraction, assembly: Assembly, tally: Tally, stopped: BaseException | None) -> Mapping[str, Any]:
+    """Write all that is done, a pass that was stopped included; if that can't be, its own fault is the one to tell."""
+    targets, state = order.targets, assembly.state
+    try:
+        state.commit()
+        files = targets.write(assembly.rows(), task.fields)
+        num_failed = targets.write_failed(state)
+        figures = _figures(tally, assembly.sums, state) | {
+            "is_whole": stopped is None,
+            "run": assembly.labels.run,
+            "adapter": assembly.labels.adapter,
+            "files": files,
+            "lines_in_failed": num_failed,
+        }
+        targets.write_summary(figures)
+    except WhetError:
+        if stopped is None or isinstance(stopped, KeyboardInterrupt):
+            raise
+        raise stopped from None
+    return figures
+
+
+def _figures(tally: Tally, sums: Sums, state: State) -> dict[str, Any]:
+    """Counts of this pass, and of the output as a whole."""
+    counts = tally.counts
+    return {
+        "documents": {"in_output": sum(1 for _ in state.documents())}
+        | {name: counts[name] for name in ("documents", "unchanged", "changed", "repeated", "refused", "broken")}
+        | {"gone": state.num_gone(), "pages": counts["pages"], "chars": counts["chars"], "problems": counts["problems"]},
+        "chunks": state.num_chunks() | {"asked": counts["chunks"], "asked_again": counts["again"], "blank": counts["blank"]},
+        "records": {
+            "said": sums.said,
+            "split": sums.split,
+            "merged": dict(sums.merged),
+            "dropped": dict(sums.dropped),
+            "flagged": dict(sums.flagged),
+            "written": sums.rows,
+            "accepted": sums.accepted,
+            "to_review": sums.to_review,
+        },
+        "tokens": counts["tokens"],
+        "seconds": round(time.monotonic() - tally.began, 3),
+    }
