@@ -24,7 +24,9 @@ ANNALS = Extraction(
     )
 )
 QWEN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-KINDS = ("words", "whole", "sentencepiece")
+KINDS = ("words", "whole", "sentencepiece", "pairs")
+PAIRS = ("a m", "n a", "m e", "na me", "e a", '" :', ': "', '" }', '" ,', ', "', "n u", "l l", "nu ll", "} ]")
+"""Merges that get in each other's way: `name` comes out as n, am, e, though there is one id for it."""
 END = "<|end|>"
 _TAGGED = re.compile(r'(?:<O>([^<>]+)</O>[^<>]*)?<P event="(\w+)">([^<>]+)</P>')
 
@@ -46,13 +48,28 @@ def train(folder: Path, kind: str) -> Path:
     """A folder with the tokenizer.json of one kind.
 
     words: bytes, merged inside the words of Qwen's rule. whole: bytes, merged across everything, so that ids reach from
-    quotes into values. sentencepiece: characters with byte fallback, as in Llama 2.
+    quotes into values. sentencepiece: characters with byte fallback, as in Llama 2. pairs: bytes and PAIRS alone.
     """
-    texts = [text for example in passages(1, 500) for text in (example.text, ANNALS.reply(example))]
-    tokenizer = _sentencepiece(texts) if kind == "sentencepiece" else _byte_level(texts, is_split=kind == "words")
     folder.mkdir(parents=True)
-    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    if kind == "pairs":
+        tokenizer = byte_pairs(PAIRS)
+        tokenizer.add_special_tokens([END])
+        tokenizer.save(str(folder / "tokenizer.json"))
+        return folder
+    texts = [text for example in passages(1, 500) for text in (example.text, ANNALS.reply(example))]
+    made = _sentencepiece(texts) if kind == "sentencepiece" else _byte_level(texts, is_split=kind == "words")
+    (folder / "tokenizer.json").write_text(json.dumps(made))
     return folder
+
+
+def byte_pairs(merges: Sequence[str]) -> FastTokenizer:
+    """A tokenizer of bytes that joins these pairs, the first of them first; a space parts the two of a pair."""
+    names = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *(merge.replace(" ", "") for merge in merges)]
+    vocabulary = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    made = FastTokenizer(models.BPE(vocabulary, [(merge.split(" ")[0], merge.split(" ")[1]) for merge in merges]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    made.decoder = decoders.ByteLevel()
+    return made
 
 
 def _byte_level(texts: Sequence[str], *, is_split: bool) -> Any:

@@ -80,6 +80,14 @@ def test_closing_takes_null_and_the_shortest_and_begins_no_record(written: str, 
     assert written + rest.decode() == closed
 
 
+def test_closing_tears_no_cluster_though_its_parts_stand_elsewhere() -> None:
+    shape, vocabulary = Shape(Constraint((FieldRule("a", "span"),), "👨‍👩‍👧👧🏽")), constrainer("embedded").vocabulary
+    state = shape.step(shape.start, '[{"a":"👧'.encode())
+    assert state is not None
+    rest = b"".join(vocabulary.pieces[number] or b"" for number in Closer(shape, vocabulary).ids(state))
+    assert rest.decode() == '🏽"}]'
+
+
 def test_no_shorter_way_to_end_a_record_exists() -> None:
     source = "二三四\n五"
     fields = (FieldRule("a", "span", max_chars=2), FieldRule("b", "choice", ("Military", "Other", "x")))

@@ -8,9 +8,7 @@ import pytest
 from constrained import allowed, constrainer, decoder
 from hypothesis import given
 from hypothesis import strategies as st
-from small_tokenizers import ANNALS, KINDS, passages
-from tokenizers import Tokenizer as FastTokenizer
-from tokenizers import decoders, models, pre_tokenizers
+from small_tokenizers import ANNALS, KINDS, byte_pairs, passages
 
 from whet.records import Message
 from whet.text.chat import Chat
@@ -61,15 +59,10 @@ def test_half_of_a_demo_reply_is_forced(chat: Chat, annals) -> None:
     assert num_asked < 0.5 * num_ids
 
 
-def byte_pairs(merges: list[str]) -> Forcer:
-    """A forcer for a tokenizer that joins these pairs, the first of them first; a space parts the two of a pair."""
-    names = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *(merge.replace(" ", "") for merge in merges)]
-    vocabulary = {name: number for number, name in enumerate(dict.fromkeys(names))}
-    made = FastTokenizer(models.BPE(vocabulary, [tuple(merge.split(" ")) for merge in merges]))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    made.decoder = decoders.ByteLevel()
+def forcer_of(merges: list[str]) -> Forcer:
+    """A forcer for a tokenizer that joins these pairs alone."""
     with tempfile.TemporaryDirectory() as folder:
-        made.save(str(Path(folder) / "tokenizer.json"))
+        byte_pairs(merges).save(str(Path(folder) / "tokenizer.json"))
         tokenizer = Tokenizer(Path(folder))
     return Forcer(tokenizer, Vocabulary(tokenizer.token_bytes()))
 
@@ -92,7 +85,7 @@ def encode(forcer: Forcer, text: str) -> list[int]:
 
 def test_an_id_that_what_follows_undoes_is_not_forced() -> None:
     """Chopping off the last ids that a longer one could begin in leaves ab, but abcdx is a, bc, dx."""
-    forcer = byte_pairs(["d x", "c d", "b c", "a b"])
+    forcer = forcer_of(["d x", "c d", "b c", "a b"])
     pieces = forcer._pieces
     assert [pieces[number] for number in encode(forcer, "abcd")] == [b"ab", b"cd"]
     assert [pieces[number] for number in encode(forcer, "abcdx")] == [b"a", b"bc", b"dx"]
@@ -104,7 +97,7 @@ def test_an_id_that_what_follows_undoes_is_not_forced() -> None:
 
 @given(merges(), st.text("abcd", max_size=3), st.text("abcd", min_size=1, max_size=7), st.sets(st.sampled_from("abcd")))
 def test_forced_ids_are_given_whatever_follows(pairs: list[str], head: str, text: str, follows: set[str]) -> None:
-    forcer = byte_pairs(pairs)
+    forcer = forcer_of(pairs)
     ids = encode(forcer, head + text)
     before = next((number for number in range(len(ids) + 1) if forcer_text(forcer, ids[:number]) == head), None)
     if before is None:

@@ -28,6 +28,7 @@ class _Patterns(NamedTuple):
     line: "regex.Pattern[str]"
     space: "regex.Pattern[str]"
     cluster: "regex.Pattern[str]"
+    sure: "regex.Pattern[str]"
 
 
 @cache
@@ -42,6 +43,7 @@ def _patterns() -> _Patterns:
         regex.compile(r"(?:\r\n|[\n\r\f\v\x85\u2028\u2029])[ \t]*+"),
         regex.compile(r"\s++"),
         regex.compile(r"\X"),
+        regex.compile(r"[\u3041-\u3096\u30a1-\u30fa\u3400-\u4dbf\u4e00-\u9fffA-Za-z0-9]{2}"),
     )
 
 
@@ -215,7 +217,7 @@ def _cut(rest: str, limit: int) -> int:
         ends = [place for place in _ends(pattern, rest, limit // 2, limit) if place > limit // 2]
         if ends:
             return ends[-1]
-    return max(_clusters(rest, limit), default=limit)
+    return limit if _is_sure(rest, limit) else max(_clusters(rest, limit), default=limit)
 
 
 def _overlap_start(rest: str, length: int, back: int) -> int:
@@ -228,7 +230,7 @@ def _overlap_start(rest: str, length: int, back: int) -> int:
         place = next((place for place in _ends(pattern, rest, max(0, begin - 64), length) if place >= begin), length)
         if place < length:
             return place
-    return next((place for place in _clusters(rest, length) if begin <= place), length)
+    return begin if _is_sure(rest, begin) else next((place for place in _clusters(rest, length) if begin <= place), length)
 
 
 def _ends(pattern: "regex.Pattern[str]", rest: str, begin: int, limit: int) -> Iterator[int]:
@@ -245,6 +247,11 @@ def _is_between(rest: str, place: int) -> bool:
     """Whether the character before a place ends there. It is white space or punctuation, so what is before it does not matter."""
     match = _patterns().cluster.match(rest, place - 1)
     return match is None or match.end() == place
+
+
+def _is_sure(rest: str, place: int) -> bool:
+    """Whether two characters meet there that nothing joins: Chinese ones, kana, letters and digits of ASCII."""
+    return _patterns().sure.match(rest, max(0, place - 1)) is not None and 0 < place < len(rest)
 
 
 def _clusters(rest: str, limit: int) -> Iterator[int]:

@@ -99,6 +99,7 @@ def test_a_page_may_name_its_encoding_itself():
     page = '<html><head><meta charset="gb2312"><title>永乐</title>'.encode("gb18030")
     assert told(page, is_html=True) == Encoding("gb18030", "mark")
     assert told(page.replace(b"gb2312", b"nonsense"), is_html=True).origin == "detected"
+    assert told(page.replace(b"gb2312", b"utf-8"), is_html=True) == Encoding("gb18030", "detected")
     assert told('<meta charset="gb2312">永乐二年'.encode(), is_html=True) == Encoding("utf-8", "detected")
 
 

@@ -1,6 +1,7 @@
 """HTML as text: blocks on lines, entities, what is left out; and that neither size nor nesting is too much."""
 
 import tracemalloc
+from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -54,6 +55,29 @@ def test_a_page_as_text(tmp_path, monkeypatch, page, text):
     assert read(tmp_path, page) == text
 
 
+PARTS = ("永樂", " a ", "\n", "<p>", "</p>", "<div>", "</div>", "<b>", "</b>", "<ul><li>", "</li>", "</ul>", "<!-- </p> -->", "<br>", "<script></p></script>",
+         "<i title='</p>'>", "</i>", "<table><tr><td>", "</td></tr>", "</table>", "<pre>", "</pre>", "<title>", "</title>", "<textarea></p>", "</textarea>", "&amp;")  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(PARTS), max_size=25))
+def test_a_page_is_the_same_when_new_parsers_take_over(tmp_path_factory, parts):
+    folder = tmp_path_factory.mktemp("renewed")
+    whole = read(folder, "".join(parts))
+    with mock.patch.object(html_file, "RENEW_BYTES", 0), mock.patch.object(encoding_file, "BLOCK_BYTES", 40):
+        assert read(folder, "".join(parts)) == whole
+
+
+def test_parsers_do_take_over(tmp_path, monkeypatch):
+    made = []
+    real = html_file._Parser._new
+    monkeypatch.setattr(html_file._Parser, "_new", lambda self: (made.append(1), real(self))[1])
+    monkeypatch.setattr(html_file, "RENEW_BYTES", 100)
+    monkeypatch.setattr(encoding_file, "BLOCK_BYTES", 100)
+    text = read(tmp_path, "<div><ul>" + "<li>永樂二年，少師蹇義卒。</li>" * 100 + "</ul>末</div>尾")
+    assert text == "永樂二年，少師蹇義卒。\n" * 100 + "末\n尾"
+    assert len(made) > 10
+
+
 def test_the_page_s_own_word_on_its_encoding_is_not_heard_twice(tmp_path):
     page = '<meta charset="gb2312"><p>永樂二年</p>'
     assert read(tmp_path, page) == "永樂二年"
@@ -82,15 +106,15 @@ def test_any_text_is_a_page(tmp_path_factory, page):
 
 
 def test_memory_does_not_grow_with_the_page(tmp_path, monkeypatch):
-    monkeypatch.setattr(encoding_file, "BLOCK_BYTES", 65536)
+    monkeypatch.setattr(encoding_file, "BLOCK_BYTES", 16384)
     path = tmp_path / "p.html"
-    path.write_text("<p>永樂二年，<b>少師</b>蹇義卒。</p>\n" * 50_000)
+    path.write_text("<p>永樂二年，<b>少師</b>蹇義卒。</p>\n" * 12_000)
     tracemalloc.start()
     length = sum(len(piece.text) for piece in read_html(path, "p.html", UTF8))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert length == 50_000 * 12 - 1
-    assert peak < 1_500_000 < path.stat().st_size
+    assert length == 12_000 * 12 - 1
+    assert peak < 500_000 < path.stat().st_size
 
 
 def test_markdown_without_its_marks(tmp_path):

@@ -56,15 +56,14 @@ def test_a_list_of_json_holds_rows_too(tmp_path):
 
 
 def test_a_row_keeps_its_own_name_when_rows_come_before_it(tmp_path):
-    rows = (
-        '{"text": "一", "id": "x"}\n{"text": "二", "id": 7}\n{"text": "三", "id": "x"}\n{"text": "四"}\n{"text": "五", "id": ""}'
-    )
+    rows = '{"text": "一", "id": "x"}\n{"text": "二", "id": 7}\n{"text": "三", "id": "x"}\n{"text": "四"}\n{"text": "五", "id": ""}\n{"text": "六", "id": "\\ud83d"}'
     assert read(tmp_path, rows, "a.jsonl", id_column="id") == [
         Text("a.jsonl#x", "一"),
         Text("a.jsonl#7", "二"),
         Refused("a.jsonl:3", "id is 'x', as in a row before it: names must differ"),
         Refused("a.jsonl:4", "id is null, not a name"),
         Refused("a.jsonl:5", "id is empty, not a name"),
+        Refused("a.jsonl:6", "id holds half of a surrogate pair"),
     ]
 
 

@@ -184,7 +184,7 @@ def _reads_as_text(text: str) -> bool:
 
 
 def _said_by_html(head: bytes) -> str:
-    """The encoding that a page names itself, unless its bytes are UTF-8 with more than ASCII in them."""
+    """The encoding that a page names itself, unless its bytes are UTF-8 with more than ASCII in them, or none of its own."""
     match = _META.search(head[: HEAD_BYTES // 8])
     if match is None or (not head.isascii() and _utf8_damage(head, False) == 0):
         return ""
@@ -193,7 +193,7 @@ def _said_by_html(head: bytes) -> str:
         "".encode(name)
     except (LookupError, ValueError):
         return ""
-    return "" if name.startswith(("utf-16", "utf-32")) else name
+    return name if decodes(head, name) and not name.startswith(("utf-16", "utf-32")) else ""
 
 
 _faults: ContextVar[list[tuple[int, int]]] = ContextVar("faults")

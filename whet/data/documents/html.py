@@ -3,13 +3,17 @@
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from whet.data.documents.encoding import Encoding, read_text
 from whet.data.documents.source import Piece
 from whet.errors import InputError, MissingExtraError, open_to_read
 
 MAX_MARKDOWN_BYTES = 16 * 2**20  # what is parsed as Markdown must be held whole
-_LEFT_OUT = frozenset(("script", "style", "template", "noscript", "iframe", "object", "rp"))
+RENEW_BYTES = 8 * 2**20  # the parser keeps all it was fed, so that a new one takes over now and then
+_MAX_OPEN = 500
+_MARK = "whet-mark"
+_LEFT_OUT = frozenset(("script", "style", "template", "noscript", "iframe", "object", "noframes", "noembed", "rp"))
 _BLOCKS = frozenset(
     re.findall(
         r"\w+",
@@ -18,6 +22,7 @@ _BLOCKS = frozenset(
         "search section select summary table tbody tfoot thead title tr ul",
     )
 )
+_BLOCK_END = re.compile(r"</(?:p|div|li|tr|h[1-6]|table|ul|ol|section|article|blockquote|pre)>", re.IGNORECASE)
 _KEPT = frozenset(("pre", "textarea", "listing", "plaintext", "xmp"))
 _CELLS = frozenset(("td", "th"))
 _SPACE = re.compile(r"[ \t\n\f\r]+")
@@ -34,12 +39,25 @@ class _Text:
         self._gap = ""
         """White space that is owed before the next character: of these the first that was met in the order below."""
         self._num_left_out = self._num_kept = 0
+        self.open: list[str] = []
+        self.is_marked = self.is_deaf = False
+
+    @property
+    def is_calm(self) -> bool:
+        """Whether the parser stands in plain text and tags, as far as can be told from here."""
+        return not (self._num_left_out or self._num_kept or "title" in self.open[-2:] or len(self.open) > _MAX_OPEN)
 
     def start(self, tag: str, attributes: dict[str, str]) -> None:
-        self._begin_or_end(tag, 1)
+        if tag == _MARK:
+            self.is_marked = True
+        elif not self.is_deaf:
+            self.open.append(tag)
+            self._begin_or_end(tag, 1)
 
     def end(self, tag: str) -> None:
-        self._begin_or_end(tag, -1)
+        if tag != _MARK and not self.is_deaf:
+            del self.open[-1:]
+            self._begin_or_end(tag, -1)
 
     def _begin_or_end(self, tag: str, step: int) -> None:
         if tag in _LEFT_OUT:
@@ -123,28 +141,70 @@ def read_markdown(path: Path, name: str, encoding: Encoding) -> Iterator[Piece]:
     yield from _read([(page, "; ".join(problems))])
 
 
-def _read(blocks: Iterable[tuple[str, str]]) -> Iterator[Piece]:
-    try:
+class _Parser:
+    """A streaming parser of HTML; its memory does not grow with what it is fed."""
+
+    def __init__(self) -> None:
+        self.page = _Text()
+        self._parser = self._new()
+        self._num_fed = 0
+
+    def _new(self) -> Any:
+        try:
+            from lxml import etree
+        except ImportError:
+            raise MissingExtraError("lxml", "documents", "reading HTML") from None
+        # What is fed is text already: a page's own word on its encoding must not be heard a second time.
+        return etree.HTMLParser(target=self.page, encoding="utf-8", huge_tree=True, recover=True)
+
+    def feed(self, text: str) -> None:
+        end = _BLOCK_END.search(text) if self._num_fed > RENEW_BYTES else None
+        if end is not None:
+            self._feed(text[: end.end()])
+            self._renew()
+            text = text[end.end() :]
+        self._feed(text)
+
+    def _feed(self, text: str) -> None:
+        if text:
+            self._parser.feed(text.encode("utf-8", "replace"))
+            self._num_fed += len(text)
+
+    def _renew(self) -> None:
+        """Let a new parser go on in the same elements, if this one takes a mark for a tag: then it is in no comment or quote."""
+        page = self.page
+        if not page.is_calm:
+            return
+        page.is_marked = False
+        self._feed(f"<{_MARK}></{_MARK}>")
+        if not page.is_marked:
+            return
+        page.is_deaf = True
+        self.close()
+        self._parser, self._num_fed = self._new(), 0
+        self._feed("".join(f"<{tag}>" for tag in page.open))
+        page.is_deaf = False
+
+    def close(self) -> None:
         from lxml import etree
-    except ImportError:
-        raise MissingExtraError("lxml", "documents", "reading HTML") from None
-    page = _Text()
-    # What is fed is text already: a page's own word on its encoding must not be heard a second time.
-    parser = etree.HTMLParser(target=page, encoding="utf-8", huge_tree=True, recover=True)
-    start, is_fed = 0, False
+
+        try:
+            if self._num_fed:
+                self._parser.close()
+        except etree.XMLSyntaxError:
+            pass  # a page without a single element or character
+
+
+def _read(blocks: Iterable[tuple[str, str]]) -> Iterator[Piece]:
+    parser = _Parser()
+    start = 0
     for block, problem in blocks:
-        if block:
-            parser.feed(block.encode("utf-8", "replace"))
-            is_fed = True
-        text = page.take()
+        parser.feed(block)
+        text = parser.page.take()
         if text or problem:
             yield Piece(text, start, problem=problem)
         start += len(text)
-    try:
-        if is_fed:
-            parser.close()
-    except etree.XMLSyntaxError:
-        pass  # a page without a single element or character
-    text = page.take()
+    parser.close()
+    text = parser.page.take()
     if text or start == 0:
         yield Piece(text, start, problem="" if text else "the page holds no text")

@@ -9,7 +9,8 @@ from pathlib import Path
 from threading import RLock
 from typing import Any, NamedTuple
 
-from whet.data.documents.layout import Glyph, PageText, read_page, seam
+from whet.data.documents.layout import PageText, read_page, seam
+from whet.data.documents.lines import Glyph
 from whet.data.documents.source import DocumentSettings, Piece
 from whet.errors import InputError, MissingExtraError, open_to_read
 

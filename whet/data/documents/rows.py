@@ -143,6 +143,8 @@ def _named(row: _Cells, text: str, name: str, id_column: str, seen: set[int]) ->
     own = row.identity
     if not isinstance(own, str | int) or isinstance(own, bool) or own == "":
         return Refused(row.place, f"{id_column} is {describe(own) if own != '' else 'empty'}, not a name")
+    if not _is_whole(str(own)):
+        return Refused(row.place, f"{id_column} holds half of a surrogate pair")
     key = int(digest(f"{name}#{own}"), 16)
     if key in seen:
         return Refused(row.place, f"{id_column} is {own!r}, as in a row before it: names must differ")
