@@ -33,11 +33,12 @@ from whet.backends.base import (
     StepResult,
 )
 from whet.backends.on_mlx.adapter import MlxAdapter, load_adapter, make_adapter, refuse_renamed, remove_adapter, save_adapter
+from whet.backends.on_mlx.generation import Decoder
+from whet.backends.on_mlx.held import Held
 from whet.backends.on_mlx.load import load_model
 from whet.backends.on_mlx.optimizer import AdapterOptimizer, clip
 from whet.backends.on_mlx.rows import Rows, learnt_losses, packed_row, padded_rows
 from whet.backends.padded import relative_difference
-from whet.backends.replies import Reply, choose_one, unheld
 from whet.errors import InputError, WhetError
 from whet.models.base_model import BaseModel
 from whet.storage import read_json, write_json
@@ -62,9 +63,7 @@ class MlxBackend:
         self.adapter: MlxAdapter | None = None
         self.optimizer: AdapterOptimizer | None = None
         self.seed = self.num_updates = 0
-        self.held: dict[str, Path] | None = None
-        self.taken_up: str | None = None
-        """Name of the held adapter that is on the base."""
+        self.held = Held(self.model, {})
 
     def attach(self, adapter: LoraSettings | FullSettings | Path | None, seed: int = 0) -> None:
         if isinstance(adapter, FullSettings):
@@ -73,7 +72,8 @@ class MlxBackend:
             )
         if self.adapter is not None:
             remove_adapter(self.model, self.adapter)
-        self.adapter, self.optimizer, self.held = None, None, None
+        self.held.put(None)
+        self.adapter, self.optimizer, self.held = None, None, Held(self.model, {})
         self.seed, self.num_updates = seed, 0
         mx.reset_peak_memory()
         if adapter is None:
@@ -88,9 +88,10 @@ class MlxBackend:
 
     def hold(self, adapters: Mapping[str, Path]) -> None:
         self.attach(None)
-        self.held, self.taken_up = dict(adapters), None
-        for name in adapters:
-            self._take_up(name)  # a folder that does not fit is told now
+        if adapters:
+            refuse_renamed(self.model, self.loaded.shapes, self.base.folder)
+        with _memory_named():
+            self.held = Held(self.model, adapters)
 
     def save_adapter(self, folder: Path) -> None:
         save_adapter(self._adapter(), folder)
@@ -141,7 +142,7 @@ class MlxBackend:
 
     def log_likelihoods(self, pack: Pack, adapter: str | None = None) -> list[float]:
         # Only training compares packed with padded rows. Segments of one id can't see each other; longer ones are not trusted.
-        self._take_up(adapter)
+        self.held.put(adapter)
         layout = self.row_layout if all(len(segment.ids) == 1 for segment in pack.segments) else "padded"
         rows = self._rows(pack, layout)
         with _memory_named():
@@ -150,15 +151,15 @@ class MlxBackend:
         return [-float(sums[leaf]) for leaf in pack.leaves]
 
     def generate(self, asks: Iterable[Ask], end_ids: Sequence[int]) -> Iterator[tuple[int, Generated]]:
+        decoder = Decoder(self.loaded)
         for number, ask in enumerate(asks):
             if not ask.ids:
                 raise InputError("", "a prompt without tokens can't be continued", "Give it a message")
             self._refuse_long(len(ask.ids) + ask.max_tokens)
-            self._take_up(ask.adapter)
-            reply = Reply(number, ask, frozenset(end_ids))
+            self.held.put(ask.adapter)
             with _memory_named():
-                self._continue(reply)
-            yield number, reply.result()
+                made = decoder.generated(number, ask, frozenset(end_ids))
+            yield number, made
 
     def digests(self) -> dict[str, str]:
         if self.adapter is None:
@@ -204,25 +205,6 @@ class MlxBackend:
         if mx.default_device() != mx.Device(mx.cpu):
             return int(mx.get_peak_memory())
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-    def _take_up(self, name: str | None) -> None:
-        """Put a held adapter on the base, or leave it bare. One stands there at a time, so asks are best sorted by adapter."""
-        if name is not None and name not in (self.held or {}):
-            raise unheld(name, self.held or ())
-        if self.held is not None and name != self.taken_up:
-            held = self.held
-            self.attach(None if name is None else held[name])
-            self.held, self.taken_up = held, name
-
-    def _continue(self, reply: Reply) -> None:
-        """Continue a reply until it is done."""
-        from mlx_lm.models.cache import make_prompt_cache
-
-        cache = make_prompt_cache(self.model)
-        new = (*reply.ask.ids, *reply.begin())
-        while not reply.is_done:
-            logits_V = self.model(mx.array([new]), cache=cache)[0, -1].astype(mx.float32)
-            new = reply.take(*choose_one(np.array(logits_V), reply))
 
     def _losses(self, rows: Rows) -> mx.array:
         return learnt_losses(self.model, self.loaded.head, rows, self.settings.logits_mb * 2**20 // 4)
