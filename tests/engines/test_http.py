@@ -123,6 +123,17 @@ def test_a_failure_is_a_completion_and_loses_no_other() -> None:
     assert (said[4].num_prompt_tokens, to.usage.prompt_tokens) == (5, 7 + 5 + 7)  # it was paid for
 
 
+def test_a_fault_of_our_own_loses_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    def odd(asking: Any, reply: Any) -> Said:
+        raise RecursionError("too deep")
+
+    with FakeServer(lambda seen: chat("[]")) as server:
+        to = engine(server)
+        assert to.answer([request("a")])[0].text == "[]"
+        monkeypatch.setattr("whet.engines.http.read", odd)
+        assert [completion.error for completion in to.answer([request("a"), request("b")])] == ["RecursionError: too deep"] * 2
+
+
 def test_a_cut_reply_is_no_error_and_no_whole_one() -> None:
     with FakeServer(lambda seen: chat(RIGHT[:9], "length")) as server:
         (said,) = engine(server).answer([request("a", CONSTRAINT)])
@@ -162,7 +173,7 @@ def test_the_list_is_taken_out_of_an_object_that_was_asked_for() -> None:
 
 
 @pytest.mark.parametrize("text", ["[]", '{"records":{}}', '{"other":[]}', '{"records":[1],"records":[2]}', '{"records":[],"x":1}', "{", "```{}```",
-                                  '{"x":"\\"records\\"[]","records":[1]}'])  # fmt: skip
+                                  '{"records":' + "[" * 5000 + "]" * 5000 + "}", '{"x":"\\"records\\"[]","records":[1]}'])  # fmt: skip
 def test_anything_else_stays_as_it_was_written(text: str) -> None:
     said = Said(text, "stop", (Step(1, -0.1),))
     assert unwrap(said) == said

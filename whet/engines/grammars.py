@@ -7,8 +7,8 @@ from whet.records import Constraint, FieldRule
 
 RECORDS = "records"
 """Key of the list where a server takes only schemas whose root is an object."""
-# One character of a JSON string, as it is written there: the escapes of a writer of plain JSON, no surrogate among them.
-_CHARACTER = r'([^"\\\x00-\x1f]|\\["\\\/bfnrt]|\\u00[01][0-9a-f])'
+# One character of a JSON string as json.dumps(ensure_ascii=False) writes it: no other escapes, no surrogate among them.
+_CHARACTER = r'([^"\\\x00-\x1f]|\\["\\bfnrt]|\\u00(0[0-7bef]|1[0-9a-f]))'
 
 
 def json_schema(constraint: Constraint, *, is_object: bool = False) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def gbnf(constraint: Constraint) -> str:
     for at, rule in enumerate(constraint.fields):
         values = [_literal(_json(choice)) for choice in rule.choices] if rule.kind == "choice" else [_gbnf_text(rule)]
         lines.append(f"field{at} ::= " + " | ".join([*values, *(['"null"'] if rule.is_nullable else [])]))
-    lines.append(r'char ::= [^"\\\x00-\x1F] | "\\" (["\\/bfnrt] | "u00" [01] [0-9a-f])')
+    lines.append(r'char ::= [^"\\\x00-\x1F] | "\\" (["\\bfnrt] | "u00" ("0" [0-7bef] | "1" [0-9a-f]))')
     return "\n".join(lines) + "\n"
 
 

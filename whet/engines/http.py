@@ -150,6 +150,13 @@ class HttpEngine:
 
     async def _complete(self, asking: Asking, request: Request) -> Completion:
         """One request's completion; whatever the server does, it is one."""
+        try:
+            return await self._asked(asking, request)
+        except Exception as error:  # no reply, however odd, may lose those of others
+            self.usage.failed += 1
+            return Completion("", "error", error=self._wire.key.hide(f"{type(error).__name__}: {error}"))
+
+    async def _asked(self, asking: Asking, request: Request) -> Completion:
         if request.adapter is not None and asking.dialect not in ("vllm", "ollama"):
             return Completion("", "error", error=f"a server of the kind {asking.dialect} can't be asked for an adapter by name")
         num_tokens = estimate(request)
@@ -235,12 +242,12 @@ class HttpEngine:
 def unwrap(said: Said) -> Said:
     """The list out of the object that a schema of the kind `object` asks for, as it was written; anything else stays as it is."""
     try:
-        whole = json.loads(said.text)
         start = said.text.index("[", said.text.index(f'"{RECORDS}"'))
         rows, stop = json.JSONDecoder().raw_decode(said.text, start)
+        is_asked_for = json.loads(said.text) == {RECORDS: rows}
     except (ValueError, RecursionError):
-        return said
-    if whole != {RECORDS: rows}:
+        is_asked_for = False
+    if not is_asked_for:
         return said
     steps = tuple(Step(min(step.end, stop) - start, step.log_prob) for step in said.steps if step.end > start)
     return Said(said.text[start:stop], said.finish, steps)
