@@ -2,11 +2,13 @@
 
 import json
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 
@@ -59,9 +61,11 @@ def tokens(*pairs: tuple[bytes, float], tops: list[tuple[bytes, float]] | None =
 
 
 class FakeServer:
-    """Answers each request with what `reply` says of it; a dict is sent as JSON with status 200."""
+    """Answers each request with what `reply` says of it; a dict is sent as JSON with status 200. certificate: one file with key
+    and certificate, for https.
+    """
 
-    def __init__(self, reply: Callable[[Seen], Any]) -> None:
+    def __init__(self, reply: Callable[[Seen], Any], certificate: Path | None = None) -> None:
         self.seen: list[Seen] = []
         self.num_open = 0
         self.most_open = 0
@@ -91,7 +95,11 @@ class FakeServer:
                 fake.num_broken += 1
 
         self._server = Server(("127.0.0.1", 0), Handler)
-        self.root = f"http://127.0.0.1:{self._server.server_address[1]}"
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        self.root = f"http{'s' if certificate else ''}://127.0.0.1:{self._server.server_address[1]}"
         self.url = f"{self.root}/v1"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
 

@@ -5,7 +5,10 @@ import dataclasses
 import json
 import logging
 import random
+import shutil
+import subprocess
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whet.config import load
-from whet.engines.wire import Key, RefusedError, Wire, WireSettings, is_loopback
+from whet.engines.wire import Key, RefusedError, Wire, WireSettings, _trusted, is_loopback
 from whet.errors import InputError, SettingsError
 
 KEY = "sk-very/secret+key=0123456789"
@@ -85,8 +88,6 @@ def test_a_key_where_its_name_belongs_is_refused_without_repeating_it(name: str)
 
 
 def test_a_key_that_is_typed_as_a_setting_is_not_repeated() -> None:
-    from pathlib import Path
-
     from whet.recipe import recipe_from
 
     raw = {
@@ -313,6 +314,26 @@ def test_redirects_are_not_followed() -> None:
         (error,) = send(wire(server.url), "chat/completions")
     assert f"it redirects to {other.url}/chat/completions, which is not followed" in str(error)
     assert other.seen == []
+
+
+def test_a_certificate_that_nobody_vouches_for_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not shutil.which("openssl"):
+        pytest.skip("there is no openssl here to make a certificate with")
+    pem, args = tmp_path / "one.pem", ["-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
+    files = ["-keyout", str(pem), "-out", str(tmp_path / "certificate.pem"), "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run(["openssl", "req", *args, *files], check=True, capture_output=True)
+    pem.write_text(pem.read_text() + (tmp_path / "certificate.pem").read_text())
+    with FakeServer(lambda seen: chat("[]"), pem) as server:
+        (error,) = send(wire(server.url), "chat/completions")
+        assert "its certificate is not trusted" in str(error)
+        assert server.seen == []
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "certificate.pem"))
+        _trusted.cache_clear()
+        try:
+            (reply,) = send(wire(server.url), "chat/completions")
+        finally:
+            _trusted.cache_clear()
+        assert reply["choices"]
 
 
 def test_proxies_of_the_environment_are_not_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime
+import functools
 import ipaddress
 import json
 import os
@@ -180,6 +181,14 @@ def read_key(settings: WireSettings) -> Key:
     return Key(key)
 
 
+@functools.cache
+def _trusted() -> Any:
+    """The certificates that are trusted, read once: the system's, or those that SSL_CERT_FILE names."""
+    import httpx2
+
+    return httpx2.create_ssl_context()
+
+
 class Wire:
     """The connection to one server. Its coroutines run in one loop; `usage` may be read from anywhere."""
 
@@ -202,6 +211,7 @@ class Wire:
                 headers={"User-Agent": "whet", "Accept": "application/json", "Content-Type": "application/json"}
                 | self.key.headers(),
                 follow_redirects=False,  # a redirect could lead anywhere, with the texts and the key
+                verify=_trusted(),
                 timeout=None,  # one limit for the whole exchange stands around it
                 limits=httpx2.Limits(max_connections=num, max_keepalive_connections=num),
                 # Proxies of the environment are for other machines only: nothing that is sent to this one may leave it.
