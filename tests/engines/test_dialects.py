@@ -9,7 +9,7 @@ from fake_server import chat, tokens
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whet.engines.dialects import Asking, ShapeError, body, log_prob_of, read, read_counts, read_steps, top_tokens
+from whet.engines.dialects import Asking, ShapeError, body, log_prob_of, read, read_counts, read_steps, remedy, top_tokens
 from whet.records import Constraint, FieldRule, Message, Request, Step
 
 CONSTRAINT = Constraint((FieldRule("name", "span", max_chars=8),), "少師蹇義卒。")
@@ -83,6 +83,32 @@ def test_settings_win_over_the_request_and_fields_can_be_renamed_left_out_and_ad
     assert (sent["temperature"], sent["max_completion_tokens"], sent["reasoning_effort"]) == (0.0, 64, "low")
     assert sent["chat_template_kwargs"] == {"enable_thinking": False, "x": 1}
     assert not sent.keys() & {"max_tokens", "seed", "top_k"}
+
+
+@pytest.mark.parametrize(
+    ("dialect", "error", "words"),
+    [
+        (
+            "openai",
+            "status 400: Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.",
+            "Set engine.budget_name=max_completion_tokens",
+        ),
+        ("openai", "status 400: temperature and seed are fixed for this model", "set engine.leave_out=[temperature,seed]"),
+        ("ollama", 'status 400: "m" does not support thinking', "set engine.leave_out=[think]"),
+        (
+            "openai",
+            "status 500: response_format.type: Input should be 'text'",
+            "engine.enforce=schema; take json_object, object, or none",
+        ),
+        ("vllm", "status 400: Grammar error: no such rule", "engine.enforce=schema; take gbnf, llguidance, or none"),
+        ("openai", "status 404: no such model", ""),
+    ],
+)
+def test_an_error_about_a_field_says_how_to_leave_it_out(dialect: str, error: str, words: str) -> None:
+    to = asking(dialect)
+    said = remedy(to, body(to, REQUEST), error)
+    assert words in said
+    assert bool(said) == bool(words)
 
 
 def test_an_adapter_is_a_model_by_name() -> None:

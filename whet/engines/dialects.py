@@ -1,6 +1,7 @@
 """What each kind of server is sent for a request, and what its reply says."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeGuard
@@ -28,6 +29,9 @@ PLAIN: dict[Name, dict[str, Any]] = {
     "llama.cpp": {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repeat_penalty": 1.0},
     "ollama": {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repeat_penalty": 1.0},
 }
+FORMS = frozenset({"response_format", "format", "grammar", "structured_outputs"})
+"""Fields that carry a constraint."""
+_FORM_WORDS = re.compile(r"response_format|schema|grammar|format|structured|guided", re.IGNORECASE)
 NO_THOUGHT = {"enable_thinking": False}  # as the local engine renders templates of thinking models
 
 
@@ -112,6 +116,17 @@ def enforced(asking: Asking, constraint: Constraint) -> dict[str, Any]:
     if asking.enforce == "json_object":
         return {"response_format": {"type": "json_object", "schema": schema}}
     return {"response_format": {"type": "json_schema", "json_schema": {"name": RECORDS, "strict": True, "schema": schema}}}
+
+
+def remedy(asking: Asking, sent: Mapping[str, Any], error: str) -> str:
+    """What may help where a server does not take a field that it was sent, going by the words of its error; empty if nothing."""
+    if sent.keys() & FORMS and _FORM_WORDS.search(error):
+        others = ", ".join(sorted(TAKES[asking.dialect] - {asking.enforce, "none"}))
+        return f". It was asked for engine.enforce={asking.enforce}; take {others}, or none, which asks for nothing"
+    if "max_completion_tokens" in error and asking.budget_name == "max_tokens":
+        return ". Set engine.budget_name=max_completion_tokens"
+    names = [name for name in sent if name not in FORMS | {"model", "messages", "stream"} and re.search(rf"\b{name}", error)]
+    return f". If it does not take {', '.join(names)}, set engine.leave_out=[{','.join(names)}]" if names else ""
 
 
 def read_counts(asking: Asking, reply: Mapping[str, Any]) -> tuple[int, int] | None:

@@ -4,7 +4,6 @@ import concurrent.futures
 import importlib.util
 import json
 import queue
-import re
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
@@ -12,7 +11,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from whet.engines.background import Background, end
-from whet.engines.dialects import BEST, TAKES, Asking, Enforce, Name, Said, ShapeError, body, read, read_counts
+from whet.engines.dialects import BEST, TAKES, Asking, Enforce, Name, Said, ShapeError, body, read, read_counts, remedy
 from whet.engines.grammars import RECORDS
 from whet.engines.ranking import estimate, rank
 from whet.engines.wire import RefusedError, Usage, Wire, WireSettings
@@ -20,8 +19,6 @@ from whet.errors import InputError, MissingExtraError
 from whet.records import Completion, Request, Step
 from whet.text.kept import broken
 
-OWN_WORDS = re.compile(r"response_format|schema|grammar|format|structured|guided", re.IGNORECASE)
-"""Words of an error by which a server shows that it does not take a constraint in this form; its status may be any."""
 OWN_FIELDS = frozenset({"model", "messages", "stream", "prompt", "response_format", "format", "grammar", "structured_outputs"})
 
 
@@ -159,19 +156,16 @@ class HttpEngine:
     async def _asked(self, asking: Asking, request: Request) -> Completion:
         if request.adapter is not None and asking.dialect not in ("vllm", "ollama"):
             return Completion("", "error", error=f"a server of the kind {asking.dialect} can't be asked for an adapter by name")
-        num_tokens = estimate(request)
+        num_tokens, sent = estimate(request), body(asking, request)
         counts: tuple[int, int] | None = None
         try:
-            reply = await self._wire.send(asking.path, body(asking, request), num_tokens)
+            reply = await self._wire.send(asking.path, sent, num_tokens)
             counts = read_counts(asking, reply)
             self._wire.count(counts, num_tokens)
             said = read(asking, reply)
         except RefusedError as error:
-            is_own = request.constraint is not None and asking.enforce != "none" and OWN_WORDS.search(str(error))
-            others = ", ".join(sorted(TAKES[asking.dialect] - {asking.enforce, "none"}))
-            remedy = f". It was asked for engine.enforce={asking.enforce}; take {others}, or none, which asks for nothing"
             self.usage.failed += 1
-            return Completion("", "error", error=f"{error}{remedy if is_own else ''}")
+            return Completion("", "error", error=f"{error}{remedy(asking, sent, str(error))}")
         except ShapeError as error:
             self.usage.failed += 1
             return Completion("", "error", *(counts or (0, 0)), error=f"the reply can't be used: {error}")
