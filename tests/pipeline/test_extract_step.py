@@ -21,6 +21,7 @@ from written_pdfs import Picture, lines, write_pdf
 from whet.errors import InputError, InterruptedRunError
 from whet.extract.state import COMMIT_EVERY
 from whet.extract.targets import Targets
+from whet.pipeline.answering import Answering
 from whet.pipeline.extract_step import Extracted, Order, extract
 from whet.recipe import recipe_from
 from whet.records import Completion, Request
@@ -64,6 +65,11 @@ def do(run: Path, out: Path, *inputs: Path | str, engine: Any = None, **more: An
     overrides = tuple(more.pop("overrides", ()))
     order = Order(tuple(map(str, inputs)), run, targets, overrides, **more)
     return extract(order, answering=answering(engine or Reader()))
+
+
+def unopened() -> Answering:
+    """An engine that nobody may open: a model that is loaded for nothing takes its time."""
+    return replace(answering(Reader()), open=lambda: pytest.fail("it was opened"))
 
 
 def names(out: Path) -> list[str]:
@@ -137,13 +143,12 @@ def test_other_settings_are_refused_on_the_same_output_and_taken_anew(run: Path,
 
 
 def test_other_rules_ask_nothing_again(run: Path, corpus: Path, tmp_path: Path) -> None:
-    out, engine = tmp_path / "out.jsonl", Reader()
+    out = tmp_path / "out.jsonl"
     (corpus / "z.txt").write_text("<上>幸。<皇太子>見。<于謙>至。", encoding="utf-8")
     do(run, out, corpus)
     num = len(names(out))
     rules = f"extract.rules={json.dumps(RULES)}"
-    figures = do(run, out, corpus, engine=engine, overrides=(rules,)).figures
-    assert engine.asked == []
+    figures = extract(Order((str(corpus),), run, Targets(out), (rules,)), answering=unopened()).figures
     assert (figures["records"]["dropped"], figures["records"]["flagged"]) == ({"length": 1}, {"title": 1})
     assert len(names(out)) == num - 1
     assert [row["flags"] for row in read_jsonl(out)][-2:] == [["title"], []]

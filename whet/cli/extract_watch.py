@@ -65,7 +65,7 @@ def say_progress(tally: Tally) -> tuple[str, ...]:
     where = [] if tally.share is None else [f"{100 * tally.share:.0f} %"]
     where += [] if left is None else [f"{say_time(left)} left"]
     words = [
-        f"{counts['documents']:,} documents",
+        f"document {counts['documents']:,}",
         f"{counts['chunks']:,} chunks ({counts['chunks'] / seconds:.3g}/s)",
         f"{counts['records']:,} records ({counts['records'] / seconds:.3g}/s)",
         f"{counts['tokens'] / seconds:,.0f} tokens/s",

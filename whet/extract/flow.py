@@ -3,8 +3,9 @@
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from typing import Any
 
 from whet.data.chunks import Chunk
@@ -109,10 +110,18 @@ class Flow:
         self._readings: dict[int, _Reading] = {}
         self._errors = 0
 
-    def run(self, documents: Iterable[Document | Refused], engine: Engine) -> None:
-        """Ask the engine of every chunk that was not answered before; raises InputError where it fails again and again."""
-        for number, completion in engine.answer_each(self._requests(documents)):
-            self._take(self._asked.pop(number), completion, engine.name)
+    def run(self, documents: Iterable[Document | Refused], open_engine: Callable[[], AbstractContextManager[Engine]]) -> None:
+        """Ask of every chunk that was not answered before; the engine is opened where there is one to ask.
+
+        Raises InputError where the engine fails again and again.
+        """
+        requests = self._requests(documents)
+        first = next(requests, None)
+        if first is not None:
+            with open_engine() as engine:
+                self.tally.began = time.monotonic()
+                for number, completion in engine.answer_each(chain((first,), requests)):
+                    self._take(self._asked.pop(number), completion, engine.name)
         if self.tally.counts["documents"]:  # inputs that hold nothing are a mistake, and nothing leaves the output by it
             self.state.end_pass(self._number)
         self.state.commit()
@@ -163,7 +172,7 @@ class Flow:
             if entry.is_repeated:
                 counts["repeated"] += 1
                 continue
-            counts.update(documents=1, unchanged=entry.is_whole, changed=entry.is_changed)
+            counts.update(documents=1, unchanged=int(entry.is_whole), changed=int(entry.is_changed))
             reading = self._readings[entry.id] = _Reading(entry, num_open=1)  # held open while it is read
             if not entry.is_whole:
                 yield from self._read(document, reading)
@@ -188,7 +197,7 @@ class Flow:
                 counts["known"] += 1
                 self._tell(self.tally)
         reading.is_read = True
-        counts.update(pages=reading.pages, chars=reading.num_chars, problems=len(reading.problems), broken=reading.is_broken)
+        counts.update(pages=reading.pages, chars=reading.num_chars, problems=len(reading.problems), broken=int(reading.is_broken))
 
     def _again(self, reading: _Reading) -> Iterator[Part]:
         """Halves that wait from before, and what `--retry` asks again: as it was after a first error, else in halves."""

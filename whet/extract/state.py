@@ -308,6 +308,11 @@ class State:
         sql = "SELECT 1 FROM documents WHERE seen >= ? AND num_chars > 0"
         return self.one(sql, self.fact("last_whole_pass", 0)) is not None
 
+    def num_documents(self) -> int:
+        """Documents of the output."""
+        row = self.one("SELECT COUNT(*) FROM documents WHERE seen >= ?", self.fact("last_whole_pass", 0))
+        return int(row[0]) if row else 0
+
     def num_gone(self) -> int:
         """Documents that are known and not in the output."""
         row = self.one("SELECT COUNT(*) FROM documents WHERE seen < ?", self.fact("last_whole_pass", 0))
