@@ -90,7 +90,7 @@ class LocalEngine:
         if self._constrainer is None:
             from whet.text.constrain import Constrainer
 
-            self._constrainer = Constrainer(self.chat.tokenizer, self.chat.end_id)
+            self._constrainer = Constrainer.of_chat(self.chat)
         # Begun here, where a budget that can't hold a reply is this request's fault alone.
         return BegunGuide(self._constrainer.guide(request.constraint), request.max_tokens)
 

@@ -15,6 +15,7 @@ from whet.backends.on_torch.decode_row import DecodeRow, NewTokens, decode_row
 from whet.backends.on_torch.held import Held, Spans
 from whet.backends.on_torch.passes import Passes
 from whet.backends.on_torch.prefixes import shared_lengths
+from whet.backends.on_torch.products import Products
 from whet.backends.on_torch.rows import packed_row
 from whet.backends.replies import Reply, unheld
 
@@ -57,10 +58,15 @@ class Decoder:
         self.own = OwnKeys(self.most_places)
         self.prefixes: list[SharedPrefix] = []
         self.live: list[Live] = []
+        self.products = Products(passes)
 
     @torch.no_grad()
     def generate(self, asks: Iterable[Ask], end_ids: Collection[int]) -> Iterator[tuple[int, Generated]]:
         """Continue each ask; gives number and reply as they get ready."""
+        with self.products.at_work():
+            yield from self._generate(asks, end_ids)
+
+    def _generate(self, asks: Iterable[Ask], end_ids: Collection[int]) -> Iterator[tuple[int, Generated]]:
         source: Iterator[tuple[int, Ask | None]] = enumerate(asks)
         waiting: list[Reply] = []
         self.live, is_over = [], False
@@ -244,7 +250,7 @@ class Decoder:
             made = self._run(row.ids_1T, row.positions_1T, row.sight, spans, is_whole=True, logits_to_keep=columns_R).logits[0]
             return made if len(made) == len(columns) else made[columns_R]  # a few models give every column
         hidden_TH = self._run(row.ids_1T, row.positions_1T, row.sight, spans).last_hidden_state[0]
-        return torch.nn.functional.linear(hidden_TH.index_select(0, columns_R), head.weight, head.bias)
+        return self.products.of_head(hidden_TH.index_select(0, columns_R))
 
     def _spans(self, row: DecodeRow) -> Spans:
         """Which tokens of a row are whose."""

@@ -87,7 +87,8 @@ def _is_gated_by_silu(module: torch.nn.Module) -> bool:
 
 
 def _gated_forward(self: Any, x: torch.Tensor) -> torch.Tensor:
-    return self.down_proj(_GatedSilu.apply(self.gate_proj(x), self.up_proj(x)))
+    gate, up = self.gate_proj(x), self.up_proj(x)
+    return self.down_proj(_GatedSilu.apply(gate, up) if torch.is_grad_enabled() else torch.nn.functional.silu(gate).mul_(up))
 
 
 class _GatedSilu(torch.autograd.Function):
@@ -128,9 +129,17 @@ def _shift_of(norm: torch.nn.Module) -> float | None:
 
 def _norm_forward(epsilon: float, shift: float) -> Callable[..., torch.Tensor]:
     def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        if not torch.is_grad_enabled():
+            scale = _scale(x, epsilon)
+            return (x * scale).mul_(self.weight + shift if shift else self.weight)
         return _RmsNorm.apply(x, self.weight, epsilon, shift)
 
     return forward
+
+
+def _scale(x: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """1 / rms(x) over the last dimension."""
+    return (torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_() / x.shape[-1]).add_(epsilon).rsqrt_()
 
 
 class _RmsNorm(torch.autograd.Function):
@@ -138,7 +147,7 @@ class _RmsNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x, weight, epsilon, shift):
-        scale = (torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_() / x.shape[-1]).add_(epsilon).rsqrt_()
+        scale = _scale(x, epsilon)
         ctx.save_for_backward(x, weight, scale)
         ctx.shift = shift
         return (x * scale).mul_(weight + shift if shift else weight)
