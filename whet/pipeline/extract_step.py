@@ -75,8 +75,7 @@ def extract(order: Order, tell: Tell = lambda tally: None, answering: Answering 
         flow = Flow(way, state, is_retry=order.is_retry, total_bytes=measure(order.inputs), tell=tell)
         stopped: BaseException | None = None
         try:
-            with who.open() as engine:
-                flow.run(documents, engine)
+            flow.run(documents, who.open)
         except (KeyboardInterrupt, WhetError) as fault:
             stopped = fault
         if stopped is None:
@@ -164,7 +163,7 @@ def _figures(tally: Tally, sums: Sums, state: State) -> dict[str, Any]:
     """Counts of this pass, and of the output as a whole."""
     counts = tally.counts
     return {
-        "documents": {"in_output": sum(1 for _ in state.documents())}
+        "documents": {"in_output": state.num_documents()}
         | {name: counts[name] for name in ("documents", "unchanged", "changed", "repeated", "refused", "broken")}
         | {"gone": state.num_gone(), "pages": counts["pages"], "chars": counts["chars"], "problems": counts["problems"]},
         "chunks": state.num_chunks() | {"asked": counts["chunks"], "asked_again": counts["again"], "blank": counts["blank"]},
