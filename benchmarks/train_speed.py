@@ -40,7 +40,7 @@ from whet.train.encode import Row
 ALL_SHAPES = SHAPES | CARD_SHAPES
 # Relative difference of two systems' mean loss on the same rows with the same weights; on a card they compute in bf16.
 SAME_LOSS = {"cpu": 1e-4, "cuda": 1e-2}
-QUICK_ROWS = {"a": (64, 4), "b": (64, 16), "c": (32, 8), "d": (4, 4)}  # of whet's step and of a peer's
+QUICK_ROWS = {"a": (64, 4), "b": (64, 16), "c": (32, 8), "d": (4, 2)}  # of whet's step and of a peer's
 BATCHES = (1, 2, 4, 8, 16)
 # What --search found to be the fastest: model and workload to the peers' style and batch. Elsewhere: padded, 4 rows.
 BEST: dict[tuple[str, str], tuple[PeerSettings, ...]] = {}
@@ -117,10 +117,12 @@ def best_peers(bench: Bench) -> tuple[PeerSettings, ...]:
         usual = (PeerSettings("trl", 4), PeerSettings("plain", 4))
         return BEST.get((bench.model, bench.workload.name), usual)
     path = bench.folder / "search.json"
-    write_rows(path, bench.steps(16)[:2], [], [])
+    size = QUICK_ROWS[bench.workload.name][1]
+    write_rows(path, bench.steps(size)[:2], [], [])
     found = []
     for system in ("trl", "plain"):
-        tried = [PeerSettings(system, batch, style) for style in ("padded", "flat") for batch in BATCHES]
+        batches = [batch for batch in BATCHES if batch <= size]
+        tried = [PeerSettings(system, batch, style) for style in ("padded", "flat") for batch in batches]
         tried += [PeerSettings(system, 4, workers=2)]
         tried += [PeerSettings(system, 1, "packed")] if system == "trl" else []
         rates = bench.job("search", rows=str(path), peers=tuple(map(asdict, tried)))["rates"]
