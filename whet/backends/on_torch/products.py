@@ -30,7 +30,7 @@ class Products:
         if sum(layer.in_features * layer.out_features for layer in whole) * 4 > SHARE * _memory():
             return
         with torch.no_grad():
-            for group in _siblings(layers, model):
+            for group in _siblings(layers, passes):
                 self.forwards |= dict(zip(group, _products(group), strict=True))
             if layers and head is not None:
                 (self.of_head,) = _products([head])
@@ -81,12 +81,13 @@ def _whole(layer: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
     return torch.addmm(base.weight, b, a, alpha=layer.scaling["default"]), base.bias
 
 
-def _siblings(layers: Sequence[Any], model: Any) -> list[list[Any]]:
+def _siblings(layers: Sequence[Any], passes: Passes) -> list[list[Any]]:
     """Layers in groups that are called one after the other with the same input; found out by a short forward pass."""
     called: list[tuple[Any, torch.Tensor]] = []
     hooks = [layer.register_forward_pre_hook(lambda layer, given: called.append((layer, given[0]))) for layer in layers]
     try:
-        model.get_decoder()(input_ids=torch.arange(4)[None], use_cache=False)
+        passes.attend_by(passes.plain_attention)
+        passes.model.get_decoder()(input_ids=torch.arange(4)[None], use_cache=False)
     finally:
         for hook in hooks:
             hook.remove()
