@@ -21,7 +21,7 @@ from small_tokenizers import END, KINDS, train
 
 from whet.errors import InputError
 from whet.models.base_model import EMBEDDED_PATH
-from whet.records import Constraint, Example, FieldRule
+from whet.records import Completion, Constraint, Example, FieldRule
 from whet.tasks.extraction import Extraction, ExtractionSettings, FieldSettings
 from whet.text.constrain import Constrainer, ReplyGuide
 from whet.text.tokenizer import Tokenizer
@@ -209,7 +209,7 @@ def check_read(text: str, constraint: Constraint) -> None:
         )
         for rule in constraint.fields
     )
-    read = Extraction(ExtractionSettings(fields=fields)).read(Example("e", constraint.source or "", "s", "g"), text)
+    read = Extraction(ExtractionSettings(fields=fields)).read(Example("e", constraint.source or "", "s", "g"), Completion(text, "stop"))
     assert hasattr(read, "ungrounded"), read
     assert constraint.source is None or read.ungrounded == 0
 

@@ -1,9 +1,13 @@
 """Made-up examples, scores and reports, for tests of what is shown of them."""
 
+import functools
 import math
 import random
 
+from whet.evaluate.acceptance import AcceptSettings
+from whet.evaluate.calibration import Calibration, Curve, HeldOut
 from whet.evaluate.compare import compare
+from whet.evaluate.outcomes import Outcome
 from whet.evaluate.report import (
     Estimate,
     FieldScore,
@@ -20,7 +24,9 @@ from whet.evaluate.report import (
 )
 from whet.evaluate.shown import show
 from whet.evaluate.statistics import Interval
+from whet.evaluate.sureness import Claim, Claims, assess
 from whet.records import Counts, Example, Score, Span, Value
+from whet.tasks.base import Evidence, RecordEvidence
 
 TEXTS = (
     ("宣德九年，少師蹇義卒。", (("蹇義", "少師"),), (("蹇義", "少師"),)),
@@ -66,6 +72,31 @@ def make_runs(num=160):
             extra = int(chance.random() < (0.06 if name == "specialist" else 0.3))
             runs[name].append(Score(f"t{place}", "read", {"record": Counts(found, extra, gold - found)}))
     return runs
+
+
+def make_claims(num=600, seed=3):
+    """Made-up records of a model that is surer than it is right."""
+    chance, found = random.Random(seed), []
+    for place in range(num):
+        odds = chance.gauss(3.5, 2)
+        raw = 1 / (1 + math.exp(-odds))
+        parts = {name: Evidence(math.log(raw) / 2, math.log(raw) / 2, 2) for name in ("name", "rank")}
+        rights = {name: chance.random() < (1 / (1 + math.exp(1.5 - 0.8 * odds))) ** 0.5 for name in parts}
+        record = {"name": Value("a"), "rank": Value("b") if place % 5 else None}
+        evidence = RecordEvidence(Evidence(0.0, 0.0, 0), parts, Evidence(math.log(raw), math.log(raw) / 2, 4))
+        found.append(Claim(f"g{place // 3}", record, evidence, raw, Outcome(all(rights.values()), rights)))
+    return Claims(tuple(found), num // 2, True)
+
+
+@functools.cache
+def sample_sure():
+    curve = Curve("platt", 600, 420, (0.8, 0.0, 0.0, 0.0), -1.5)
+    held_out = tuple(
+        HeldOut(curve.of([claim.evidence.whole])[0], claim.outcome.is_right, claim.group) for claim in make_claims(seed=4).found
+    )
+    fields = {name: Curve("logistic", 600, 500, (0.9, 0.1, 0.0, -0.2), -0.4) for name in ("name", "rank")}
+    taught = Calibration(fields, curve, num_examples=300, held_out=held_out).with_acceptance(AcceptSettings(precision=0.9))
+    return assess(taught, make_claims(), ("name", "rank"), 0.95)
 
 
 def sample_report():
@@ -136,6 +167,7 @@ def sample_report():
                        "Where the corpus lies."),
             SettingRow("evaluate.max_examples", "null", True, "Most examples; null asks all."),
         ),
+        sure=sample_sure(),
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from whet.backends.base import DeviceSettings
 from whet.config import Places, Settings, apply_overrides, load, read_yaml
 from whet.data.build import DataSettings
 from whet.engines.open import EngineSettings, LocalSettings
+from whet.evaluate.calibration import CalibrateSettings
 from whet.evaluate.run import EvaluateSettings
 from whet.extract.settings import ExtractSettings
 from whet.tasks.extraction import ExtractionSettings
@@ -35,6 +36,8 @@ class Recipe(Settings):
     """Who answers: the base on this machine, or a server."""
     evaluate: EvaluateSettings = EvaluateSettings()
     """How base and specialist are compared."""
+    calibrate: CalibrateSettings | None = CalibrateSettings()
+    """How the specialist's confidences are calibrated on the valid split (extraction only); null leaves them out."""
     extract: ExtractSettings = ExtractSettings()
     """How a corpus is read with the specialist."""
 

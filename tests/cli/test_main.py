@@ -165,7 +165,8 @@ def test_a_recipe_is_explained(whet, recipe: str) -> None:
 
 def test_the_schema_is_json_and_knows_every_section(whet) -> None:
     schema = json.loads(whet("recipe", "schema").out)
-    assert set(schema["properties"]) == {"name", "base", "task", "data", "train", "device", "engine", "evaluate", "extract"}
+    sections = {"name", "base", "task", "data", "train", "device", "engine", "evaluate", "calibrate", "extract"}
+    assert set(schema["properties"]) == sections
     assert schema["additionalProperties"] is False
 
 

@@ -207,7 +207,6 @@ def test_a_missing_scikit_learn_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     found, rights, groups = sample(20, 6)
     for name in [name for name in sys.modules if name.partition(".")[0] == "sklearn"]:
         monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(MissingExtraError, match=r"needs scikit-learn.*whet\[calibrate\]"):
         fit_curve(found, rights, groups, SETTINGS)
 

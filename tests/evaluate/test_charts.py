@@ -5,7 +5,7 @@ import math
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whet.evaluate.charts import draw_bars, draw_losses, round_ticks
+from whet.evaluate.charts import draw_bars, draw_coverage, draw_losses, draw_reliability, round_ticks
 
 
 @settings(max_examples=60, deadline=None)
@@ -38,3 +38,29 @@ def test_the_loss_chart_stays_in_its_box_and_skips_what_is_no_number():
 def test_bars_are_in_proportion():
     assert [bar.width for bar in draw_bars([("a", 200, ""), ("b", 50, ""), ("c", 0, "")])] == [100, 25, 0]
     assert [bar.width for bar in draw_bars([("a", 0, "")])] == [0]
+
+
+shares = st.floats(0, 1)
+
+
+@given(st.lists(st.tuples(shares, shares), min_size=1, max_size=30), st.none() | shares, st.none() | st.tuples(shares, shares))
+def test_the_coverage_chart_stays_in_its_box(points, wanted, accepted):
+    chart = draw_coverage(points, wanted, accepted)
+    places = [float(number) for pair in chart.line.split() for number in pair.split(",")]
+    places += [tick.at for tick in (*chart.x_ticks, *chart.y_ticks)]
+    places += [chart.wanted.at] if chart.wanted else []
+    places += [chart.accepted.x, chart.accepted.y] if chart.accepted else []
+    assert all(-0.01 <= place <= 100.01 for place in places)
+    assert len(chart.line.split()) == len(points)
+    assert chart.y_ticks[-1].label == "100 %"
+    assert (chart.wanted is None, chart.accepted is None) == (wanted is None, accepted is None)
+
+
+def test_the_reliability_diagram_puts_true_confidences_on_the_diagonal():
+    chart = draw_reliability([(0.9, 0.5, 0.4, 0.6, 20)], [(0.25, 0.25, 0.1, 0.5, 40), (0.8, 0.9, 0.7, 1.0, 40)])
+    assert [(found.dot.x, found.dot.y) for found in chart.calibrated] == [(25, 75), (80, 10)]
+    assert (chart.calibrated[0].low, chart.calibrated[0].high) == (90, 50)
+    assert [(dot.x, dot.y) for dot in chart.raw] == [(90, 50)]
+    assert "40 said 80 % sure, 90 % of them right" in chart.summary
+    assert draw_reliability([], []) is None
+    assert draw_coverage([], 0.9, None) is None

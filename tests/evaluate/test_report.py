@@ -27,6 +27,7 @@ from whet.evaluate.report import (
     write_report,
 )
 from whet.evaluate.shown import Mark, ShownExample
+from whet.evaluate.sureness import SAME_SPLIT, Sureness
 
 VOID = {"meta", "wbr", "link", "br", "hr", "img", "input"}
 
@@ -96,7 +97,8 @@ def test_every_part_says_its_facts(page):
         "The specialist is better than its base.", "The specialist is better than the baseline CRF.", "5f2b7c0e9a1d",
         "4,200", "402,113", "4 bad rows, listed in rejects.jsonl", "1 example leaks between splits",
         "annals.jsonl:3999", "norm of B 0 → 3.41", "best: ", "train.learning_rate", "Rank of the LoRA matrices.",
-        "行在大理寺左少卿", "98.0 %", "Nothing to find, and nothing said.",
+        "行在大理寺左少卿", "98.0 %", "Nothing to find, and nothing said.", "At 90", "precision 251 of 600 records of the valid split",
+        "93.4", "Error before", "90 % asked for",
     ):  # fmt: skip
         assert words in text
     learnt = re.findall(r'<mark title="learnt">.*?</mark>', page)
@@ -109,6 +111,22 @@ def test_the_choice_page_shows_the_letters_and_the_constant():
     text = " ".join(Outline(render(choice_report())).texts)
     for words in ("Whoever always says B scores 0.260", "240 distinct questions", "71.0 %", "physics", "Holm"):
         assert words in text
+
+
+def test_what_is_not_known_of_confidences_is_said():
+    report = dataclasses.replace(sample_report(), sure=Sureness(reason="the engine gave no log-probabilities"))
+    page = render(report)
+    assert "Nothing is known of the confidences: the engine gave no log-probabilities." in page
+    assert "Can a confidence be believed?" not in page
+    sure = sample_report().sure
+    nothing = dataclasses.replace(sure.acceptance, threshold=None, num_accepted=0, num_right=0, num_needed=29)
+    page = render(dataclasses.replace(report, sure=dataclasses.replace(sure, acceptance=nothing, accepted=None)))
+    assert "Every record needs review: the 600 records of the valid split show no confidence above which" in page
+    assert "29 independent ones, all of them right, would just do." in page
+    unmeasured = dataclasses.replace(sure, measured=(), coverage=(), accepted=None, reason=SAME_SPLIT)
+    page = render(dataclasses.replace(report, sure=unmeasured))
+    assert "Confidences were not measured: they are calibrated on the split that is evaluated here" in page
+    Outline(page)
 
 
 def spoil(value, poison):

@@ -97,8 +97,8 @@ def done(first: tuple[Path, Report, Log], tmp_path: Path) -> Path:
 
 def test_a_run_leaves_its_evidence(first: tuple[Path, Report, Log]) -> None:
     folder, report, log = first
-    assert log.ran == ["data", "train", "evaluate", "report"]
-    assert log.asked == {"base", "dictionary", "specialist"}
+    assert log.ran == ["data", "train", "evaluate", "calibrate", "report"]
+    assert log.asked == {"base", "dictionary", "specialist", "specialist on valid"}
     assert [system.name for system in report.systems] == ["base", "dictionary", "specialist"]
     assert {comparison.names for comparison in report.comparisons} == {("base", "specialist"), ("dictionary", "specialist")}
     assert report.proofs
@@ -115,6 +115,10 @@ def test_a_run_leaves_its_evidence(first: tuple[Path, Report, Log]) -> None:
     assert rows == {"train": 14, "valid": 4, "test": 6}
     assert not [path for path in folder.rglob("*") if path.suffix in (".part", ".old", ".bin", ".pt", ".pkl")]
     assert saved_recipe(folder).name == "tiny"
+    # Four valid examples and replies of eight tokens teach nothing, and it is said.
+    assert report.sure is not None
+    assert report.sure.reason
+    assert "Nothing is known of the confidences" in page
 
 
 STEPS = ("train.max_steps=5", "train.validate_every=2", "train.checkpoints.every=1")
@@ -280,7 +284,7 @@ def test_the_best_adapter_can_be_chosen_by_the_score_of_the_task(corpus: Path, t
 def test_running_again_does_nothing_again(corpus: Path, done: Path, first: tuple[Path, Report, Log]) -> None:
     before = {path: path.stat().st_mtime_ns for path in (done / "train").rglob("*")}
     report, log = step_in(corpus, done)
-    assert log.skipped == ["data", "train", "evaluate"]
+    assert log.skipped == ["data", "train", "evaluate", "calibrate"]
     assert (log.ran, log.asked) == (["report"], set())
     assert {path: path.stat().st_mtime_ns for path in (done / "train").rglob("*")} == before
     assert report
@@ -290,8 +294,8 @@ def test_running_again_does_nothing_again(corpus: Path, done: Path, first: tuple
 def test_another_learning_rate_trains_again_and_asks_only_the_specialist(corpus: Path, done: Path) -> None:
     _, log = step_in(corpus, done, "train.learning_rate=2e-3")
     assert log.skipped == ["data"]
-    assert log.ran == ["train", "evaluate", "report"]
-    assert log.asked == {"specialist"}
+    assert log.ran == ["train", "evaluate", "calibrate", "report"]
+    assert log.asked == {"specialist", "specialist on valid"}
 
 
 def test_a_step_without_its_mark_is_done_again(corpus: Path, done: Path) -> None:
@@ -300,7 +304,7 @@ def test_a_step_without_its_mark_is_done_again(corpus: Path, done: Path) -> None
     (done / "marks" / "data.json").unlink()
     _, log = step_in(corpus, done)
     # The same data come out, so what was made of them still holds.
-    assert (log.ran, log.skipped, log.asked) == (["data", "evaluate", "report"], ["train"], {"dictionary"})
+    assert (log.ran, log.skipped, log.asked) == (["data", "evaluate", "report"], ["train", "calibrate"], {"dictionary"})
     assert (done / "evaluate" / "dictionary" / "answers.jsonl").read_text(encoding="utf-8") == before
 
 

@@ -1,6 +1,7 @@
 """The verb that asks a specialist one thing."""
 
 import json
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated
 
@@ -37,8 +38,11 @@ def ask(
         table = Table()
         for name in found.records[0]:
             table.add_column(name)
-        for record in found.records:
-            table.add_row(*(Text(_say(value, name in found.spans)) for name, value in record.items()))
+        if found.confidences:
+            table.add_column("right as a whole", justify="right")
+        for record, confidence in zip_longest(found.records, found.confidences):
+            sure = [_say_share(confidence)] if found.confidences else []
+            table.add_row(*(Text(_say(value, name in found.spans)) for name, value in record.items()), *sure)
         Console(highlight=False).print(table)
     if not is_json:
         for note in found.notes:
@@ -51,8 +55,12 @@ def _say(value: Value | None, is_span: bool) -> str:
     """A value with the characters of the text that it covers, or a word that it does not stand there, and how sure it is."""
     if value is None:
         return "–"
-    sure = f" {100 * value.confidence:.0f} %" if value.confidence is not None else ""
+    sure = f" {_say_share(value.confidence)}" if value.confidence is not None else ""
     if value.span:
         also = " (one of several places)" if value.is_ambiguous else ""
         return f"{value.text} [{value.span.start}:{value.span.end}]{also}{sure}"
     return f"{value.text} (not in the text){sure}" if is_span else f"{value.text}{sure}"
+
+
+def _say_share(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.0f} %"

@@ -4,6 +4,7 @@ from rich.console import Console
 from rich.table import Table
 
 from whet.evaluate.report import Estimate, Report, conclude
+from whet.evaluate.sureness import say_acceptance
 
 MARKS = {"good": "green", "bad": "red", "even": "yellow"}
 
@@ -32,6 +33,8 @@ def print_report(report: Report) -> None:
         console.print(f"Always answering {report.best_constant[0]} would score {report.best_constant[1]:.3f}.")
     for conclusion in conclude(report):
         console.print(f"[{MARKS[conclusion.tone]}]{conclusion.words}[/] {conclusion.detail}", soft_wrap=True)
+    if report.sure:
+        console.print(say_acceptance(report.sure), soft_wrap=True)
     leaks = sum(leak.num for leak in report.leaks)
     held = f", {sum(proof.held for proof in report.proofs)} of {len(report.proofs)} proofs held" if report.proofs else ""
     console.print(f"{leaks} leaks between splits{held}.")

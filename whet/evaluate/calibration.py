@@ -1,7 +1,7 @@
 """Calibration: from the probability that a model gave its own words to how often such words are right."""
 
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,7 +10,7 @@ from pydantic import Field
 
 from whet.config import Settings
 from whet.errors import MissingExtraError
-from whet.evaluate.acceptance import Acceptance
+from whet.evaluate.acceptance import Acceptance, AcceptSettings, find_threshold
 from whet.tasks.base import Answer, Evidence, RecordEvidence
 
 if TYPE_CHECKING:
@@ -82,6 +82,15 @@ class Fitted:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldOut:
+    """A record of the valid split: what a curve that had not seen its document says, and whether it was right."""
+
+    confidence: float
+    is_right: bool
+    group: str
+
+
+@dataclass(frozen=True, slots=True)
 class Calibration:
     """What a valid split taught about an adapter's confidences."""
 
@@ -93,6 +102,20 @@ class Calibration:
     """Examples of the valid split whose replies could be read."""
     reason: str = ""
     """Why there is nothing; empty where there is."""
+    held_out: tuple[HeldOut, ...] = ()
+    """What a threshold is sought by."""
+
+    def with_acceptance(self, settings: AcceptSettings) -> "Calibration":
+        """The same with the threshold that these settings ask for."""
+        if self.record is None:
+            return self
+        found = find_threshold(
+            [record.confidence for record in self.held_out],
+            [record.is_right for record in self.held_out],
+            [record.group for record in self.held_out],
+            settings,
+        )
+        return replace(self, acceptance=found)
 
     def apply(self, answer: Answer) -> Answer:
         """The answer with calibrated confidences; what has no curve, or no evidence, has none."""
@@ -113,18 +136,21 @@ class Calibration:
         return self.acceptance is not None and self.acceptance.accepts(confidence)
 
     def to_json(self) -> dict[str, Any]:
-        """The calibration as plain JSON."""
-        return {"version": VERSION, **asdict(self)}
+        """The calibration as plain JSON, but for the held-out records."""
+        row = asdict(replace(self, held_out=()))
+        del row["held_out"]
+        return {"version": VERSION, **row}
 
 
-def calibration_from_json(row: Mapping[str, Any]) -> Calibration:
-    """The calibration that `to_json` wrote."""
+def calibration_from_json(row: Mapping[str, Any], held_out: Iterable[Mapping[str, Any]] = ()) -> Calibration:
+    """The calibration that `to_json` wrote, and its held-out records."""
     return Calibration(
         {name: _curve_from_json(curve) for name, curve in row["fields"].items()},
         _curve_from_json(row["record"]) if row["record"] else None,
         Acceptance(**row["acceptance"]) if row["acceptance"] else None,
         row["num_examples"],
         row["reason"],
+        tuple(HeldOut(**record) for record in held_out),
     )
 
 
@@ -158,12 +184,9 @@ def fit_curve(
 
     if not evidence:
         return None
-    _sklearn("linear_model")  # named before what it brings with it
-    from threadpoolctl import threadpool_limits
-
     rows, right = features(evidence), np.asarray(rights, dtype=np.float64)
     # Threads that wait for each other make these small products 50 times slower on a busy machine.
-    with threadpool_limits(1):
+    with _import("threadpoolctl").threadpool_limits(1):
         if len(right) < MIN_CHOICE or len(set(groups)) < settings.folds:
             curve = _fit_platt(rows, right)
             return Fitted(curve, tuple(curve.of_features(rows).tolist()))
@@ -209,7 +232,7 @@ def _fit_isotonic(rows: "np.ndarray", right: "np.ndarray") -> Curve:
     No probability is said to be 0 or 1.
     """
     margin = 1 / (len(right) + 2)
-    regression = _sklearn("isotonic").IsotonicRegression(y_min=margin, y_max=1 - margin, out_of_bounds="clip")
+    regression = _import("sklearn.isotonic").IsotonicRegression(y_min=margin, y_max=1 - margin, out_of_bounds="clip")
     fitted = regression.fit(rows[:, 0], right)
     knots = tuple((float(x), float(y)) for x, y in zip(fitted.X_thresholds_, fitted.y_thresholds_, strict=True))
     return Curve("isotonic", len(right), int(right.sum()), (1.0, 0.0, 0.0, 0.0), knots=knots)
@@ -220,7 +243,7 @@ def _regress(rows: "np.ndarray", right: "np.ndarray", strength: float) -> tuple[
     import numpy as np
 
     targets = _targets(right)
-    regression = _sklearn("linear_model").LogisticRegression(C=strength, tol=1e-8, max_iter=1000)
+    regression = _import("sklearn.linear_model").LogisticRegression(C=strength, tol=1e-8, max_iter=1000)
     outcomes = np.repeat([1, 0], len(rows))
     regression.fit(np.concatenate([rows, rows]), outcomes, sample_weight=np.concatenate([targets, 1 - targets]))
     return tuple(regression.coef_[0].tolist()), float(regression.intercept_[0])
@@ -247,7 +270,7 @@ def _cross_validate(
     places = {group: at for at, group in enumerate(dict.fromkeys(groups))}
     ids = np.array([places[group] for group in groups])
     said = np.zeros(len(right))
-    for learnt, held_out in _sklearn("model_selection").GroupKFold(n_splits=folds).split(rows, right, ids):
+    for learnt, held_out in _import("sklearn.model_selection").GroupKFold(n_splits=folds).split(rows, right, ids):
         said[held_out] = fit(rows[learnt], right[learnt]).of_features(rows[held_out])
     return said
 
@@ -261,10 +284,11 @@ def _sigmoid(scores: "np.ndarray") -> "np.ndarray":
     return found
 
 
-def _sklearn(name: str) -> Any:
+def _import(name: str) -> Any:
+    """A module of scikit-learn, or of what it brings with it."""
     import importlib
 
     try:
-        return importlib.import_module(f"sklearn.{name}")
+        return importlib.import_module(name)
     except ImportError:
         raise MissingExtraError("scikit-learn", "calibrate", "calibrating confidences") from None

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 MAX_POINTS = 300  # more than a line of 1,100 px can show
 SMALLEST = 1e-300  # steps of an axis below this are lost in the rounding of numbers
 SMALLEST_LOSS = 1e-12  # what is below is zero, which a logarithmic scale can't show
+QUARTERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 LOG_RATIO = 20  # a loss that falls by more than this is flat at its end on a linear scale
 
 
@@ -61,6 +62,39 @@ class Bar:
     note: str
 
 
+@dataclass(frozen=True, slots=True)
+class Whisker:
+    """A dot of a chart and the ends of its interval, lower end (larger y) first."""
+
+    dot: Dot
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReliabilityChart:
+    """Share right over confidence, before and after calibration; on the diagonal confidences are true."""
+
+    raw: tuple[Dot, ...]
+    calibrated: tuple[Whisker, ...]
+    ticks: tuple[Tick, ...]
+    """Of the confidences, from the left; the shares have the same from the bottom."""
+    summary: str
+
+
+@dataclass(frozen=True, slots=True)
+class CoverageChart:
+    """Share right among the surest records, over the share of all that those are."""
+
+    line: str
+    accepted: Dot | None
+    wanted: Tick | None
+    """The precision that was asked for, from the top."""
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    summary: str
+
+
 Points = Sequence[tuple[int, float]]
 
 
@@ -91,6 +125,57 @@ def draw_losses(train: Points, valid: Points, best_step: int | None) -> LossChar
         tuple(Tick(place(0, v)[1], f"{v:g}") for v in y_values), is_log, steps_a_point, num_left_out,
         _summarise(clean_train, clean_valid, best),
     )  # fmt: skip
+
+
+def draw_reliability(
+    raw: Sequence[tuple[float, float, float, float, int]], calibrated: Sequence[tuple[float, float, float, float, int]]
+) -> ReliabilityChart | None:
+    """The reliability diagram from bins (confidence, share right, its interval's ends, number); None without any."""
+    if not calibrated:
+        return None
+
+    def dot(bin_: tuple[float, float, float, float, int]) -> Dot:
+        said, right, _, _, num = bin_
+        return Dot(
+            _percent(said), _percent(1 - right), f"{num:,} said {100 * said:.0f} % sure, {100 * right:.0f} % of them right"
+        )
+
+    whiskers = tuple(Whisker(dot(bin_), _percent(1 - bin_[2]), _percent(1 - bin_[3])) for bin_ in calibrated)
+    said = "; ".join(whisker.dot.label for whisker in whiskers)
+    ticks = tuple(Tick(_percent(at), f"{100 * at:.0f} %") for at in QUARTERS)
+    return ReliabilityChart(tuple(map(dot, raw)), whiskers, ticks, f"Reliability after calibration: {said}.")
+
+
+def draw_coverage(
+    points: Sequence[tuple[float, float]], wanted: float | None, accepted: tuple[float, float] | None
+) -> CoverageChart | None:
+    """The risk-coverage curve from (share of all records, share right among them); None without any."""
+    if not points:
+        return None
+    lowest = min([right for _, right in points] + [wanted or 1.0] + ([accepted[1]] if accepted else []))
+    shares = [share for share in round_ticks(min(lowest, 0.9), 1.0, 4) if 0 <= share <= 1]
+    low = min(shares[0], lowest)
+
+    def place(share: float, right: float) -> tuple[float, float]:
+        return _percent(share), _percent((1 - right) / (1 - low))
+
+    dot = Dot(*place(*accepted), _say_accepted(*accepted)) if accepted else None
+    ends = [f"{100 * points[at][1]:.1f} % right among the surest {100 * points[at][0]:.1f} %" for at in (0, -1)]
+    return CoverageChart(
+        _line(place(*point) for point in points), dot,
+        Tick(place(0, wanted)[1], f"{100 * wanted:g} % asked for") if wanted is not None else None,
+        tuple(Tick(_percent(at), f"{100 * at:.0f} %") for at in QUARTERS),
+        tuple(Tick(place(0, share)[1], f"{100 * share:g} %") for share in shares),
+        f"Risk and coverage: {ends[0]} of the records, {ends[1]}." + (f" {dot.label}." if dot else ""),
+    )  # fmt: skip
+
+
+def _say_accepted(share: float, right: float) -> str:
+    return f"accepted: {100 * share:.1f} % of the records, {100 * right:.1f} % of them right"
+
+
+def _percent(share: float) -> float:
+    return round(100 * share, 2)
 
 
 def draw_bars(stages: Sequence[tuple[str, int, str]]) -> tuple[Bar, ...]:

@@ -35,7 +35,7 @@ class Reliability:
     ece: float
     """Expected calibration error: mean distance of share right and confidence, over bins of equal mass."""
     ece_interval: Interval
-    """By bootstrap over documents, moved by what resampling adds. Chance alone lifts it above 0, less so with more values."""
+    """By bootstrap over documents, moved by what resampling adds. Chance alone lifts the error above 0, less with more values."""
     brier: float
     """Mean squared distance of confidence and outcome (Brier 1950, Mon. Weather Rev. 78:1)."""
     bins: tuple[Bin, ...]

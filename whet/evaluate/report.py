@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from whet.evaluate.charts import draw_bars, draw_losses
+from whet.evaluate.charts import draw_bars, draw_coverage, draw_losses, draw_reliability
 from whet.evaluate.compare import Comparison, say_p
+from whet.evaluate.reliability import Reliability
 from whet.evaluate.shown import ShownExample, cut, line_up
 from whet.evaluate.statistics import Interval
+from whet.evaluate.sureness import Sureness, say_acceptance
 from whet.storage import write_text
 
 METRICS_VERSION = 1
@@ -176,6 +178,8 @@ class Report:
     """Confidence of all intervals."""
     text_language: str = "zh"
     """Language of the source texts, for the choice of their font."""
+    sure: Sureness | None = None
+    """How far the specialist's confidences go, and which records need no review."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +262,7 @@ def render(report: Report) -> str:
         fields=_keys(system.fields for system in report.systems),
         categories=_keys(system.categories for system in report.systems),
         letters=_keys([report.letters, *(system.letters for system in report.systems)]),
+        **_draw_sure(report.sure),
     )  # fmt: skip
     return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", html)
 
@@ -278,6 +283,7 @@ def _sections(report: Report) -> Iterator[tuple[str, str]]:
             ("scores", "Scores", report.systems),
             ("fields", "By field", any(system.fields for system in report.systems)),
             ("categories", "By category and letter", is_choice),
+            ("sure", "Sure or not", report.sure),
             ("comparisons", "Comparisons", report.comparisons),
             ("examples", "Examples", report.examples),
             ("data", "Data", report.funnel or report.splits),
@@ -288,6 +294,25 @@ def _sections(report: Report) -> Iterator[tuple[str, str]]:
         )
         if is_there
     )
+
+
+def _draw_sure(sure: Sureness | None) -> dict[str, Any]:
+    """The charts of the confidences, and what they say in words."""
+    if sure is None:
+        return {"reliability": None, "coverage": None, "acceptance": ""}
+    whole = sure.measured[0] if sure.measured else None
+    found, on = sure.acceptance, sure.accepted
+    precision = found.precision if found and not found.is_given else None
+    point = (on.num_accepted / on.num_records, on.num_right / on.num_accepted) if on and on.num_accepted else None
+    return {
+        "reliability": draw_reliability(_dots(whole.raw), _dots(whole.calibrated)) if whole else None,
+        "coverage": draw_coverage([(p.coverage, p.precision) for p in sure.coverage], precision, point),
+        "acceptance": say_acceptance(sure),
+    }
+
+
+def _dots(found: Reliability) -> list[tuple[float, float, float, float, int]]:
+    return [(bin_.confidence, bin_.share_right, bin_.interval.low, bin_.interval.high, bin_.num) for bin_ in found.bins]
 
 
 def _keys(mappings: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from whet.errors import InputError
+from whet.evaluate.calibration import Calibration
 from whet.pipeline.bench import Bench, Silent, Watch
+from whet.pipeline.calibrate_step import open_calibration
 from whet.pipeline.run import saved_recipe
 from whet.pipeline.train_step import trained_adapter
 from whet.records import Example, Message, Record, value_to_json
@@ -30,6 +32,8 @@ class Asked:
     """Fields whose values must stand in the text: one without offsets is ungrounded."""
     notes: tuple[str, ...] = ()
     """What else there is to say of a reply that could be read."""
+    confidences: tuple[float | None, ...] = ()
+    """How likely each record is right as a whole; empty where the run has no calibration."""
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain JSON."""
@@ -47,6 +51,7 @@ class Asked:
             "ungrounded": ungrounded,
             "problem": self.problem,
             "notes": list(self.notes),
+            "confidences": list(self.confidences),
         }
 
 
@@ -72,6 +77,8 @@ def ask_run(folder: Path, text: str, *, is_base: bool = False) -> Asked:
     read = bench.task.read(example, completion)
     if isinstance(read, Unread):
         return Asked(text, completion.text, (), False, read.reason)
+    # What is not calibrated is not shown: a model's own probabilities are mostly too high.
+    read = (Calibration({}, None) if is_base else open_calibration(bench)).apply(read)
     records = tuple(
         {name: value and replace(value, span=value.span and prepared.to_original(value.span)) for name, value in record.items()}
         for record in read.records
@@ -80,4 +87,5 @@ def ask_run(folder: Path, text: str, *, is_base: bool = False) -> Asked:
     spans = frozenset(field.name for field in fields if field.kind == "span")
     notes = [f"the reply was cut at task.max_tokens ({completion.num_tokens} tokens)"] if completion.finish == "length" else []
     notes += [f"the reply breaks its constraint: {completion.violation}"] if completion.violation else []
-    return Asked(text, completion.text, records, bool(read.text), "", spans, tuple(notes))
+    confidences = read.confidences if any(confidence is not None for confidence in read.confidences) else ()
+    return Asked(text, completion.text, records, bool(read.text), "", spans, tuple(notes), confidences)

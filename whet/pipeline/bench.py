@@ -94,6 +94,11 @@ class Folder:
         """The folder of one system's answers."""
         return self.path / "evaluate" / system
 
+    @property
+    def calibration(self) -> Path:
+        """The folder of what the valid split taught about confidences."""
+        return self.path / "calibrate"
+
     def examples(self, split: str) -> Iterator[Example]:
         """The examples of a split, one at a time."""
         return (example_from_json(row) for row in read_jsonl(self.data / f"{split}.jsonl"))

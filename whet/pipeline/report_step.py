@@ -8,6 +8,7 @@ from typing import Any
 from whet.config import explain
 from whet.data.build import Manifest
 from whet.engines.http import HttpSettings
+from whet.evaluate.calibration import Calibration
 from whet.evaluate.compare import Comparison, compare
 from whet.evaluate.report import (
     Estimate,
@@ -25,13 +26,17 @@ from whet.evaluate.report import (
     write_report,
 )
 from whet.evaluate.report import System as Column
+from whet.evaluate.run import read_completions
 from whet.evaluate.shown import draw, show
 from whet.evaluate.statistics import score_intervals, wilson
+from whet.evaluate.sureness import SAME_SPLIT, Sureness, assess, gather, unmeasured
 from whet.models.adapter import open_adapter
+from whet.pipeline import calibrate_step
 from whet.pipeline.bench import Bench
 from whet.pipeline.evaluate_step import System
 from whet.records import Example
 from whet.storage import canonical, hash_text, write_json
+from whet.tasks.extraction import Extraction
 
 NUM_SHOWN = 20
 NOTES = {
@@ -50,7 +55,12 @@ NOTES = {
 
 
 def run(
-    bench: Bench, manifest: Manifest, trained: dict[str, Any] | None, examples: list[Example], systems: list[System]
+    bench: Bench,
+    manifest: Manifest,
+    trained: dict[str, Any] | None,
+    examples: list[Example],
+    systems: list[System],
+    calibration: Calibration | None = None,
 ) -> Report:
     """Write the report of a run; gives what it says."""
     bench.watch.begin("report", False)
@@ -78,10 +88,23 @@ def run(
         examples=tuple(_shown(examples, systems[-1])),
         settings=tuple(SettingRow(*row) for row in explain(bench.recipe)),
         confidence=bench.recipe.evaluate.confidence,
+        sure=_sure(bench, examples, calibration),
     )
     write_report(bench.folder.path / "report.html", report)
     write_json(bench.folder.path / "metrics.json", metrics_json(report))
     return report
+
+
+def _sure(bench: Bench, examples: list[Example], calibration: Calibration | None) -> Sureness | None:
+    """The specialist's calibration on the evaluated examples, from the answers that the evaluate step kept."""
+    if calibration is None or not isinstance(bench.task, Extraction):
+        return None
+    settings = bench.recipe.evaluate
+    if settings.split == calibrate_step.SPLIT:
+        return unmeasured(calibration, calibration.reason or SAME_SPLIT)
+    names = [field.name for field in bench.task.fields]
+    claims = gather(examples, read_completions(bench.folder.answers("specialist")), bench.task, names)
+    return assess(calibration, claims, names, settings.confidence, settings.seed)
 
 
 def _compare(bench: Bench, systems: list[System], groups: dict[str, str]) -> tuple[Comparison, ...]:

@@ -1,4 +1,4 @@
-"""All steps of a recipe in their order: data, train, evaluate, report; each is skipped when its inputs are unchanged."""
+"""All steps of a recipe in their order: data, train, evaluate, calibrate, report; each is skipped when nothing changed."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -8,7 +8,7 @@ from whet.config import load
 from whet.data.build import read_manifest
 from whet.errors import InputError
 from whet.evaluate.report import Report
-from whet.pipeline import data_step, evaluate_step, report_step, train_step
+from whet.pipeline import calibrate_step, data_step, evaluate_step, report_step, train_step
 from whet.pipeline.bench import Bench, Silent, Watch
 from whet.recipe import Recipe
 from whet.storage import locked, read_json, write_json
@@ -44,7 +44,7 @@ def _run(bench: Bench, last: Step) -> Report | None:
         return None
     manifest = read_manifest(bench.folder.data)
     examples, systems = evaluate_step.run(bench)
-    return report_step.run(bench, manifest, trained, examples, systems)
+    return report_step.run(bench, manifest, trained, examples, systems, calibrate_step.run(bench))
 
 
 def _as_saved(recipe: Recipe) -> dict[str, Any]:
@@ -67,7 +67,8 @@ def _evaluate(bench: Bench, folder: Path) -> Report:
     result_path = folder / "train" / "result.json"
     trained = read_json(result_path) if result_path.is_file() else None
     examples, systems = evaluate_step.run(bench)
-    return report_step.run(bench, read_manifest(folder / "data"), trained, examples, systems)
+    manifest = read_manifest(folder / "data")
+    return report_step.run(bench, manifest, trained, examples, systems, calibrate_step.run(bench))
 
 
 def saved_recipe(folder: Path) -> Recipe:

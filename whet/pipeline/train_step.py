@@ -85,8 +85,10 @@ def run(bench: Bench, settings: TrainSettings) -> dict[str, Any]:
 
     # What an earlier run left must not pass for this one's, should this one break off. Its adapter is the loop's to judge.
     result_path.unlink(missing_ok=True)
-    shutil.rmtree(folder.answers("specialist"), ignore_errors=True)
-    folder.unmark("evaluate-specialist")
+    for left in (folder.answers("specialist"), folder.calibration):
+        shutil.rmtree(left, ignore_errors=True)
+    for step in ("evaluate-specialist", "calibrate-answers", "calibrate"):
+        folder.unmark(step)
     with _memory_advised(bench, settings, proved):
         result, found = _train(bench, settings, proved, key, proofs)
     for proof in proofs[-2:]:
