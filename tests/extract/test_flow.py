@@ -272,6 +272,26 @@ def test_the_whole_records_of_a_cut_reply_are_kept(tmp_path: Path) -> None:
     assert [row["values"]["name"]["text"] for row in rows(tmp_path)] == ["蹇義"]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<蹇義>卒。<楊榮>還朝。",
+        "<蹇義>卒。大雨雹。大雪。<楊榮>還朝，賜宴於庭。大旱，詔免今年租。命百官修省。大風拔木。詔求直言。",
+    ],
+)
+def test_what_a_cut_reply_gave_is_not_lost_when_asking_again_fails(tmp_path: Path, text: str) -> None:
+    def fail(request: Request) -> Completion:
+        return Completion("", "error", error="no answer")
+
+    document, used = Text("a", text), way(80, 10)
+    run(tmp_path, [document], Reader(failing("cut")), used)
+    assert [name for _, name, *_ in said(tmp_path)] == ["蹇義"]
+    run(tmp_path, [document], Reader(fail), used, is_retry=True)
+    assert [name for _, name, *_ in said(tmp_path)] == ["蹇義"]
+    run(tmp_path, [document], Reader(), used, is_retry=True)
+    assert said(tmp_path) == wanted(document)
+
+
 def test_a_chunk_that_fails_for_ever_is_halved_until_it_is_short_then_given_more_room(tmp_path: Path) -> None:
     budgets = []
 

@@ -216,14 +216,7 @@ class Flow:
 
     def _take(self, asked: _Asked, completion: Completion, engine: str) -> None:
         """Keep what a completion says."""
-        outcome = replace(self._outcome(asked, completion), seconds=round(time.monotonic() - asked.began, 3))
-        self._finish(asked.part, outcome)
-        counts = self.tally.counts
-        counts.update({"chunks": 1, "records": len(outcome.records), "tokens": outcome.num_tokens})
-        counts[outcome.status] += 1
-        self.tally.chars_open -= len(asked.part.text)
-        self.tally.chars_answered += len(asked.part.text)
-        self._tell(self.tally)
+        self._keep(asked, completion)
         self._errors = self._errors + 1 if completion.finish == "error" else 0
         if self._errors >= self.way.most_errors:
             self.state.commit()
@@ -233,8 +226,21 @@ class Flow:
                 "Mend the cause and run again with --retry; what was finished is kept",
             )
 
+    def _keep(self, asked: _Asked, completion: Completion) -> None:
+        outcome = replace(self._outcome(asked, completion), seconds=round(time.monotonic() - asked.began, 3))
+        self._finish(asked.part, outcome)
+        counts = self.tally.counts
+        counts.update({"chunks": 1, "records": len(outcome.records), "tokens": outcome.num_tokens})
+        counts[outcome.status] += 1
+        self.tally.chars_open -= len(asked.part.text)
+        self.tally.chars_answered += len(asked.part.text)
+        self._tell(self.tally)
+
     def _finish(self, part: Part, outcome: Outcome) -> None:
-        self.state.keep(part, outcome, self._number)
+        if part.was == "cut" and outcome.status == "failed":
+            self.state.keep_try(part, outcome.reason, self._number)
+        else:
+            self.state.keep(part, outcome, self._number)
         reading = self._readings[part.document]
         reading.num_open -= 1
         self._end_if_done(reading)

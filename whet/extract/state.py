@@ -2,7 +2,6 @@
 
 import json
 import sqlite3
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -99,14 +98,13 @@ class Entry:
 
 
 class State:
-    """Open for one process; what is kept becomes durable with `commit`. Raises InputError where the disk fails."""
+    """Open for one process and one thread; what is kept becomes durable with `commit`. InputError where the disk fails."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / FILE
-        self._lock = threading.RLock()  # an engine may take requests from a thread of its own
         self._pending, self._last, self._cost = 0, time.monotonic(), 0.0
         with self._mapped():
-            self._db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+            self._db = sqlite3.connect(self.path, isolation_level=None)
             # Commits are seldom, so that a full sync costs nothing: a power cut loses no more than kill -9 does.
             for pragma in ("journal_mode=WAL", "synchronous=FULL", "temp_store=MEMORY"):
                 self._db.execute(f"PRAGMA {pragma}")
@@ -125,8 +123,7 @@ class State:
     @contextmanager
     def _mapped(self) -> Iterator[None]:
         try:
-            with self._lock:
-                yield
+            yield
         except sqlite3.Error as error:
             full = "full" in str(error) or "disk" in str(error)
             remedy = "Free some space and run it again: what was finished is kept" if full else "Start over with --anew"
@@ -153,25 +150,23 @@ class State:
     @contextmanager
     def whole(self) -> Iterator[None]:
         """What is written within is kept all together or not at all, Ctrl-C between two of its lines included."""
-        with self._lock:
-            self._do("SAVEPOINT whole")
-            try:
-                yield
-            except BaseException:
-                self._do("ROLLBACK TO whole")
-                raise
-            finally:
-                self._do("RELEASE whole")
+        self._do("SAVEPOINT whole")
+        try:
+            yield
+        except BaseException:
+            self._do("ROLLBACK TO whole")
+            raise
+        finally:
+            self._do("RELEASE whole")
 
     def commit(self) -> None:
         """Make what was written durable."""
-        with self._lock:
-            began = time.monotonic()
-            if self._db.in_transaction:  # a full disk ends it: what was pending is then asked again
-                self._do("COMMIT")
-            self._do("BEGIN IMMEDIATE")
-            self._last = time.monotonic()
-            self._pending, self._cost = 0, self._last - began
+        began = time.monotonic()
+        if self._db.in_transaction:  # a full disk ends it: what was pending is then asked again
+            self._do("COMMIT")
+        self._do("BEGIN IMMEDIATE")
+        self._last = time.monotonic()
+        self._pending, self._cost = 0, self._last - began
 
     def commit_if_due(self) -> None:
         """Commit where enough is pending, or enough time went by."""
@@ -262,11 +257,22 @@ class State:
         )
 
     def halve(self, part: Part, halves: list[Part], number: int) -> None:
-        """Put the halves of a chunk in its place; they are asked even if this process ends before it comes to them."""
+        """Put the halves of a chunk in its place; they are asked even if this process ends before it comes to them.
+
+        What a cut reply gave is kept, and counts until the halves are answered.
+        """
         with self.whole():
             for half in halves:
                 self.keep(half, Outcome("waiting"), number)
-            self.keep(part, Outcome("halved"), number)
+            known = self._do("UPDATE chunks SET status = 'halved', text = NULL, asked = ? WHERE id = ?", number, part.id)
+            if not known.rowcount:
+                self.keep(part, Outcome("halved"), number)
+
+    def keep_try(self, part: Part, reason: str, number: int) -> None:
+        """A chunk whose reply was cut was asked again and failed: what it gave before stays."""
+        self._pending += 1
+        sql = "UPDATE chunks SET tries = tries + 1, asked = ?, reason = ? WHERE id = ?"
+        self._do(sql, number, f"{part.reason}; asked again: {_printable(reason)}", part.id)
 
     def open_parts(self, entry: Entry, number: int, *, is_retry: bool) -> Iterator[Part]:
         """The chunks of a document that wait from before this pass, and with `is_retry` those that failed or were cut."""
@@ -296,8 +302,9 @@ class State:
     def chunks(self, entry: Entry) -> Iterator[ChunkFound]:
         """The chunks of a document that gave records or none, in order of their starts."""
         sql = (
-            "SELECT id, start, end, records, pages FROM chunks WHERE document = ? AND version = ? AND status IN ('done', 'cut') "
-            "ORDER BY start, end"
+            "SELECT id, start, end, records, pages FROM chunks AS chunk WHERE document = ? AND version = ? AND (status IN "
+            "('done', 'cut') OR status = 'halved' AND EXISTS (SELECT 1 FROM chunks AS half WHERE half.root = chunk.root AND "
+            "half.status IN ('failed', 'waiting') AND half.start >= chunk.start AND half.end <= chunk.end)) ORDER BY start, end"
         )
         for id_, start, end, records, pages in self.rows(sql, entry.id, entry.version):
             numbered = tuple((at, page) for at, page in json.loads(pages))
