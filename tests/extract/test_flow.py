@@ -2,66 +2,25 @@
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import closing, nullcontext
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from flowing import TEXT, Text, rows, run, said, said_by, wanted, way
 from hypothesis import given
 from hypothesis import strategies as st
-from scripted_reading import Reader, read, reply, source_of, task
+from scripted_reading import Reader, reply, source_of
 
-from whet.data.chunks import ChunkSettings, cut_chunks
-from whet.data.documents.source import Piece, Refused
+from whet.data.documents.source import Refused
 from whet.errors import InputError
-from whet.extract.flow import Flow, Way
+from whet.extract.flow import Flow
 from whet.extract.halves import MIN_CHARS
-from whet.extract.progress import Tally
-from whet.extract.rows import Assembly, Labels, Trust
 from whet.extract.state import State
 from whet.records import Completion, Request
-from whet.tasks.rules import Rules
 from whet.text.prepare import PrepareSettings
-
-TEXT = "是日Gong<蹇義>卒。Sheng<夏原吉>掌部事，<楊榮>還朝。大雨。Zhou<于謙>巡撫河南。<蹇義>又見。" * 3
-
-KEEP = PrepareSettings()
-
-
-class Text:
-    """A document in memory."""
-
-    kind, path, num_pages = "text", Path("-"), 0
-
-    def __init__(self, name: str, text: str, stamp: str = "1", cuts: Sequence[int] = (), fault: str = "") -> None:
-        self.name, self.text, self.stamp, self.fault = name, text, stamp, fault
-        self.num_read = 0
-        self.num_bytes = len(text.encode("utf-8", "surrogatepass"))
-        self._cuts = sorted({0, *cuts, len(text)})
-
-    def pieces(self) -> Iterator[Piece]:
-        self.num_read += 1
-        for start, end in itertools.pairwise(self._cuts):
-            yield Piece(self.text[start:end], start)
-        if self.fault:
-            raise InputError(self.name, self.fault)
-
-
-def way(size: int = 60, overlap: int = 16, prepare: PrepareSettings = KEEP, **settings: Any) -> Way:
-    chunks = ChunkSettings(size=size, overlap=overlap)
-    return Way(task(**settings), prepare, lambda name, pieces: cut_chunks(name, pieces, chunks, len), overlap, 5)
-
-
-def run(folder: Path, documents: Sequence[Any], engine: Reader | None = None, used: Way | None = None, **more: Any) -> Tally:
-    state = State(folder)
-    try:
-        flow = Flow(used or way(), state, is_retry=more.pop("is_retry", False), **more)
-        flow.run(documents, lambda: nullcontext(engine or Reader()))
-        return flow.tally
-    finally:
-        state.close()
 
 
 @pytest.fixture(scope="module")
@@ -70,41 +29,6 @@ def one_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[State]:
     state = State(tmp_path_factory.mktemp("state"))
     yield state
     state.close()
-
-
-def rows(folder: Path) -> list[dict[str, Any]]:
-    with closing(State(folder)) as state:
-        return rows_of(state)
-
-
-def rows_of(state: State) -> list[dict[str, Any]]:
-    return [dict(row) for row in Assembly(state, Rules(()), Labels("r", None), Trust()).rows()]
-
-
-Said = list[tuple[str, str, int, str | None]]
-"""Document, name, its place and office of each row."""
-
-
-def said(folder: Path) -> Said:
-    with closing(State(folder)) as state:
-        return said_by(state)
-
-
-def said_by(state: State) -> Said:
-    return [
-        (row["document"], (name := row["values"]["name"])["text"], name["start"], (row["values"]["office"] or {}).get("text"))
-        for row in rows_of(state)
-    ]
-
-
-def wanted(*documents: Text) -> Said:
-    found = []
-    for document in documents:
-        at = 0
-        for record in read(document.text):
-            at = document.text.index(f"<{record['name']}>", at) + 1
-            found.append((document.name, record["name"], at, record["office"]))
-    return found
 
 
 def test_every_record_of_a_corpus_is_found_once_where_it_stands(tmp_path: Path) -> None:
