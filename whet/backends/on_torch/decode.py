@@ -12,6 +12,7 @@ from whet.backends.on_torch.attention import NAME, PrefixKeys, Sight
 from whet.backends.on_torch.choices import choose
 from whet.backends.on_torch.decode_cache import OwnKeys, SharedPrefix
 from whet.backends.on_torch.decode_row import DecodeRow, NewTokens, decode_row
+from whet.backends.on_torch.drafts import Copier, Drafts
 from whet.backends.on_torch.held import Held, Spans
 from whet.backends.on_torch.passes import Passes
 from whet.backends.on_torch.prefixes import shared_lengths
@@ -37,6 +38,7 @@ class Live:
     """Tokens behind the prefix whose keys are held."""
     pending: list[int] = field(default_factory=list)
     """Ids that stand and whose keys are not held yet; the last one predicts what comes next."""
+    copier: Copier | None = None
 
     @property
     def adapter(self) -> str | None:
@@ -59,6 +61,7 @@ class Decoder:
         self.prefixes: list[SharedPrefix] = []
         self.live: list[Live] = []
         self.products = Products(passes)
+        self.drafts = Drafts(kind)
 
     @torch.no_grad()
     def generate(self, asks: Iterable[Ask], end_ids: Collection[int]) -> Iterator[tuple[int, Generated]]:
@@ -190,7 +193,7 @@ class Decoder:
 
     def _step(self) -> list[Reply]:
         """Compute what stands, choose what comes next. Gives the replies that are done; their places are free."""
-        drafts: list[tuple[int, ...]] = [()] * len(self.live)
+        drafts = self._guess()
         new = [
             NewTokens([*live.pending, *draft], live.num_own, live.prefix) for live, draft in zip(self.live, drafts, strict=True)
         ]
@@ -204,6 +207,18 @@ class Decoder:
         logits_RV = self._logits(row, columns)
         self._choose(logits_RV, first_row, drafts)
         return self._clear()
+
+    def _guess(self) -> list[tuple[int, ...]]:
+        """Ids that each sequence may well go on with; none where they are not worth trying."""
+        num = len(self.live)
+        guesses: list[tuple[int, ...]] = [()] * num
+        if not self.drafts.is_worth_a_look(num):
+            return guesses
+        for slot, live in enumerate(self.live):
+            if live.reply.ask.temperature == 0:
+                live.copier = live.copier or Copier(live.reply.ask.draft)
+                guesses[slot] = self.drafts.guess(live.copier, live.reply.ids, num, live.reply.left)
+        return guesses
 
     def _choose(self, logits_RV: torch.Tensor, first_row: Sequence[int], drafts: Sequence[tuple[int, ...]]) -> None:
         """Let every sequence choose its next id, and go on as long as what then stands is what was drafted."""
@@ -228,6 +243,8 @@ class Decoder:
                 live.pending = list(stands[same:])
                 at[number] += same
                 if live.pending or live.reply.is_done:
+                    if drafts[number]:
+                        self.drafts.learn(live.copier, len(drafts[number]), at[number])
                     del at[number]
 
     def _clear(self) -> list[Reply]:
