@@ -1,12 +1,13 @@
-"""Documents in memory that go through a scripted engine into a state: what the tests of the flow share."""
+"""Documents in memory, and passes over them with a scripted reader."""
 
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import closing, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from scripted_reading import Reader, read, task
+from scripted_reading import Reader, read, reply, source_of, task
 
 from whet.data.chunks import ChunkSettings, cut_chunks
 from whet.data.documents.source import Piece
@@ -15,10 +16,12 @@ from whet.extract.flow import Flow, Way
 from whet.extract.progress import Tally
 from whet.extract.rows import Assembly, Labels, Trust
 from whet.extract.state import State
+from whet.records import Completion, Request
 from whet.tasks.rules import Rules
 from whet.text.prepare import PrepareSettings
 
 TEXT = "是日Gong<蹇義>卒。Sheng<夏原吉>掌部事，<楊榮>還朝。大雨。Zhou<于謙>巡撫河南。<蹇義>又見。" * 3
+
 
 KEEP = PrepareSettings()
 
@@ -48,6 +51,7 @@ def way(size: int = 60, overlap: int = 16, prepare: PrepareSettings = KEEP, **se
 
 
 def run(folder: Path, documents: Sequence[Any], engine: Reader | None = None, used: Way | None = None, **more: Any) -> Tally:
+    folder.mkdir(exist_ok=True)
     state = State(folder)
     try:
         flow = Flow(used or way(), state, is_retry=more.pop("is_retry", False), **more)
@@ -67,6 +71,8 @@ def rows_of(state: State) -> list[dict[str, Any]]:
 
 
 Said = list[tuple[str, str, int, str | None]]
+
+
 """Document, name, its place and office of each row."""
 
 
@@ -90,3 +96,37 @@ def wanted(*documents: Text) -> Said:
             at = document.text.index(f"<{record['name']}>", at) + 1
             found.append((document.name, record["name"], at, record["office"]))
     return found
+
+
+class Stop(KeyboardInterrupt):
+    pass
+
+
+def failing(kind: str, which: str = "楊榮") -> Any:
+    """A reply that goes wrong wherever a name stands in the text."""
+
+    def say(request: Request) -> Completion:
+        good = reply(request)
+        if which not in source_of(request):
+            return good
+        return {
+            "error": Completion("", "error", error="no answer"),
+            "violation": replace(good, violation="a value that is not in the source"),
+            "unread": replace(good, text=good.text[:-1]),
+            "truncated": replace(good, text=good.text[:-1], finish="length"),
+            "cut": replace(good, finish="length", cut_at=good.text.rindex('"office"')),
+        }[kind]
+
+    return say
+
+
+def stopping(after: int) -> Any:
+    """A reply to so many requests, then Ctrl-C."""
+    count = itertools.count()
+
+    def stop(request: Request) -> Completion:
+        if next(count) == after:
+            raise Stop
+        return reply(request)
+
+    return stop

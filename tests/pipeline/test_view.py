@@ -14,10 +14,11 @@ import viewed
 from hypothesis import given
 from hypothesis import strategies as st
 
+from whet.data.documents.source import Piece
 from whet.errors import InputError
 from whet.pipeline.view.columns import ShownDocument, embed, page_data
 from whet.pipeline.view.rows import ReadRow, Row, gather
-from whet.pipeline.view.texts import Passage, TextPiece, read_passages
+from whet.pipeline.view.texts import Passage, read_passages
 from whet.pipeline.view.write import ViewSettings, write_view
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=60)
@@ -128,7 +129,7 @@ def test_passages_are_exactly_the_ranges_however_the_text_comes_in_pieces(text, 
             ranges.append((start, start + length))
             last = start + length
     bounds = [0, *sorted(cut % (len(text) + 1) for cut in cuts), len(text)]
-    pieces = [TextPiece(text[a:b], a, page=number) for number, (a, b) in enumerate(itertools.pairwise(bounds), 1)]
+    pieces = [Piece(text[a:b], a, page=number) for number, (a, b) in enumerate(itertools.pairwise(bounds), 1)]
     passages, goes_on = read_passages(iter(pieces), ranges)
     assert [(p.start, p.text) for p in passages if p.text] == [(a, text[a:b]) for a, b in ranges if text[a:b]]
     assert goes_on == (ranges[-1][1] < len(text))
@@ -141,15 +142,15 @@ def test_passages_are_exactly_the_ranges_however_the_text_comes_in_pieces(text, 
 
 def test_a_document_is_read_no_further_than_it_is_shown():
     def pieces():
-        yield TextPiece("abc", 0)
-        yield TextPiece("def", 3)
+        yield Piece("abc", 0)
+        yield Piece("def", 3)
         raise AssertionError("read on")
 
     assert read_passages(pieces(), [(1, 4)]) == ((Passage(1, "bcd"),), True)
 
 
 def test_a_page_of_a_pdf_keeps_its_number_and_what_is_wrong_with_it():
-    pieces = [TextPiece("one", 0, 1), TextPiece("", 3, 2, "an image without text"), TextPiece("three", 3, 3)]
+    pieces = [Piece("one", 0, 1), Piece("", 3, 2, "an image without text"), Piece("three", 3, 3)]
     passages, _ = read_passages(pieces, [(0, 100)])
     assert [(page.start, page.number, page.problem) for page in passages[0].pages] == [
         (0, 1, ""),

@@ -28,6 +28,12 @@ class Form(StrEnum):
     parquet = "parquet"
 
 
+class Place(StrEnum):
+    """Where answers can be made, beside this process."""
+
+    ray = "ray"
+
+
 def extract(
     inputs: Annotated[
         list[str],
@@ -54,6 +60,13 @@ def extract(
     is_spreadsheet: Annotated[
         bool, typer.Option("--spreadsheet", help="CSV that a spreadsheet opens well: a byte order mark, formulas disarmed.")
     ] = False,
+    on: Annotated[Place | None, typer.Option("--on", help="Where to answer.", show_default="in this process")] = None,
+    num_actors: Annotated[int, typer.Option("--actors", min=1, help="With --on ray: engines side by side.")] = 2,
+    cpus: Annotated[float, typer.Option("--actor-cpus", min=0, help="With --on ray: CPU cores of each.")] = 1,
+    gpus: Annotated[float, typer.Option("--actor-gpus", min=0, help="With --on ray: GPUs of each.")] = 0,
+    address: Annotated[
+        str | None, typer.Option("--ray-address", help="With --on ray: a running cluster.", show_default="this machine alone")
+    ] = None,
     is_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
 ) -> None:
     """Read a corpus with the specialist of a run: every record with its place.
@@ -63,13 +76,15 @@ def extract(
     from whet.cli.extract_watch import ExtractWatch
     from whet.extract.targets import Targets
     from whet.pipeline.extract_step import Order, extract
+    from whet.pipeline.on_ray import RaySettings
 
     overrides = [word for word in inputs if _OVERRIDE.match(word) and not Path(word).exists()]
     named = [word for word in inputs if word not in overrides]
     if constraint:
         overrides.append(f"task.constraint={constraint.value}")
     targets = Targets(out, form.value if form else None, accepted, review, is_spreadsheet)
-    order = Order(tuple(named), run, targets, tuple(overrides), is_base=is_base, is_retry=is_retry, is_anew=is_anew)
+    ray = RaySettings(address=address, num_actors=num_actors, cpus=cpus, gpus=gpus) if on else None
+    order = Order(tuple(named), run, targets, tuple(overrides), is_base=is_base, is_retry=is_retry, is_anew=is_anew, ray=ray)
     with ExtractWatch() as watch:
         extracted = extract(order, watch.tell)
     if is_json:
@@ -102,6 +117,8 @@ def summarise(figures: Mapping[str, Any], targets: Any) -> list[str]:
         "time": f"{say_time(figures['seconds'])}, {figures['tokens']:,} tokens",
     }
     lines += [f"  {name:<10} {words}" for name, words in told.items() if words]
+    if figures["uncalibrated"]:
+        lines.append(f"  {figures['uncalibrated']}")
     formulas = sum(file.get("formulas", 0) for file in figures["files"].values())
     if formulas:
         done = "were disarmed" if targets.is_spreadsheet else "are taken for formulas by spreadsheets; --spreadsheet disarms them"

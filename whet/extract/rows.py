@@ -33,6 +33,8 @@ class Trust:
     calibrate: Callable[[Answer], Answer] = lambda answer: answer
     accepts: Callable[[float | None], bool] | None = None
     """Whether a record of some confidence needs no review; None where nobody said what is enough."""
+    reason: str = ""
+    """Why the confidences are not calibrated; empty where they are."""
 
 
 @dataclass(slots=True)

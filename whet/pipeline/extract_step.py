@@ -12,6 +12,7 @@ from whet.data.chunks import Chunk, cut_chunks
 from whet.data.documents.find import find_documents
 from whet.data.documents.source import Piece
 from whet.errors import InputError, InterruptedRunError, WhetError
+from whet.evaluate.calibration import Calibration
 from whet.extract.bound import open_state
 from whet.extract.flow import Flow, Way
 from whet.extract.progress import Tally, measure
@@ -20,6 +21,8 @@ from whet.extract.state import State
 from whet.extract.targets import Targets
 from whet.pipeline.answering import Answering, choose_answering
 from whet.pipeline.bench import Bench, Silent, hash_code
+from whet.pipeline.calibrate_step import open_calibration
+from whet.pipeline.on_ray import RaySettings, spread
 from whet.pipeline.run import saved_recipe
 from whet.recipe import Recipe
 from whet.storage import locked
@@ -46,6 +49,8 @@ class Order:
     """Ask chunks again that failed or were cut before."""
     is_anew: bool = False
     """Forget what was answered before."""
+    ray: RaySettings | None = None
+    """Answer on Ray actors; null answers in this process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +74,10 @@ def extract(order: Order, tell: Tell = lambda tally: None, answering: Answering 
     order.targets.check(task.fields, is_anew=order.is_anew)
     documents = find_documents(order.inputs, settings.documents)
     who = answering or choose_answering(bench, saved, is_base=order.is_base)
+    if order.ray:
+        who = spread(who, bench, order.ray)
     way = Way(task, bench.recipe.data.prepare, _cutter(bench), settings.chunks.overlap, settings.max_errors_in_a_row, who.fits)
+    trust = _trust(bench, saved, who)
     folder = order.targets.state
     with locked(folder), closing(open_state(folder, _decisive(bench, who), is_anew=order.is_anew)) as state:
         flow = Flow(way, state, is_retry=order.is_retry, total_bytes=measure(order.inputs), tell=tell)
@@ -80,7 +88,7 @@ def extract(order: Order, tell: Tell = lambda tally: None, answering: Answering 
             stopped = fault
         if stopped is None:
             _require_text(order, state, flow.tally)
-        assembly = Assembly(state, Rules(settings.rules), Labels(bench.recipe.name, who.adapter), _trust(bench, who))
+        assembly = Assembly(state, Rules(settings.rules), Labels(bench.recipe.name, who.adapter), trust)
         figures = _write(order, task, assembly, flow.tally, stopped)
     if isinstance(stopped, KeyboardInterrupt):
         raise InterruptedRunError(f"what is done is in {order.targets.out}; running again goes on from here") from None
@@ -113,8 +121,29 @@ def _decisive(bench: Bench, who: Answering) -> dict[str, Any]:
     }
 
 
-def _trust(bench: Bench, who: Answering) -> Trust:
-    return Trust()
+def _trust(bench: Bench, saved: Bench, who: Answering) -> Trust:
+    """How far the confidences can be believed, and why no further."""
+    accept = bench.recipe.extract.accept
+    if who.adapter is None:
+        found = Calibration({}, None, reason="confidences are as the engine gives them: a calibration is a specialist's alone")
+    elif bench.recipe.task != saved.recipe.task:
+        found = Calibration({}, None, reason="confidences are not calibrated: the calibration is of the task as it was trained")
+    else:
+        found = open_calibration(saved)
+    calibrate = found.apply if found.record else (lambda answer: answer)
+    if accept.threshold is not None:
+        threshold = accept.threshold
+        return Trust(calibrate, lambda confidence: confidence is not None and confidence >= threshold, found.reason)
+    if found.acceptance is None:
+        return Trust(calibrate, reason=found.reason)
+    asked, had = (accept.precision, accept.confidence), (found.acceptance.precision, found.acceptance.confidence)
+    if asked != had:
+        raise InputError(
+            "extract.accept",
+            f"asks for a precision of {asked[0]} at a confidence of {asked[1]}; the run was calibrated for {had[0]} at {had[1]}",
+            "Run the recipe with the same settings (nothing is trained again), or set extract.accept.threshold",
+        )
+    return Trust(calibrate, found.accepts, found.reason)
 
 
 def _cutter(bench: Bench) -> Callable[[str, Iterable[Piece]], Iterator[Chunk]]:
@@ -148,6 +177,7 @@ def _write(order: Order, task: Extraction, assembly: Assembly, tally: Tally, sto
             "is_whole": stopped is None,
             "run": assembly.labels.run,
             "adapter": assembly.labels.adapter,
+            "uncalibrated": assembly.trust.reason,
             "files": files,
             "lines_in_failed": num_failed,
         }

@@ -8,8 +8,8 @@ import queue
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +19,8 @@ from whet.config import Settings
 from whet.engines.base import Engine
 from whet.errors import InputError, MissingExtraError, WhetError
 from whet.models.adapter import open_adapter
+from whet.models.base_model import EMBEDDED
+from whet.pipeline.answering import Answering
 from whet.pipeline.bench import Bench, Silent
 from whet.recipe import Recipe
 from whet.records import Completion, Request
@@ -64,17 +66,19 @@ class RunEngine:
     @staticmethod
     def of(bench: Bench, adapter: str | None) -> "RunEngine":
         """That of a run folder, with a recipe that may have been overridden."""
-        return RunEngine(str(bench.folder.path.resolve()), bench.recipe.model_dump_json(), adapter)
+        base = bench.recipe.base if bench.recipe.base == EMBEDDED else str(bench.base.folder.resolve())
+        recipe = bench.recipe.model_copy(update={"base": base})
+        return RunEngine(str(bench.folder.path.resolve()), recipe.model_dump_json(), adapter)
 
     def open(self) -> Engine:
         """Open it on this machine. InputError where the folder here holds another adapter."""
         bench = Bench(Recipe.model_validate_json(self.recipe), Path(self.folder), Silent())
         if self.adapter is None:
-            return bench.engine(None)
+            return bench.local_engine(None)
         found = open_adapter(bench.folder.adapter, bench.base).fingerprint
         if found != self.adapter:
             raise InputError(self.folder, f"holds the adapter {found} on this machine, not {self.adapter}", "Copy the run anew")
-        return bench.engine(bench.folder.adapter)
+        return bench.local_engine(bench.folder.adapter)
 
 
 _REQUEST, _COMPLETION = TypeAdapter(Request), TypeAdapter(Completion)
@@ -132,9 +136,9 @@ def answer_on_ray(
     with _ray(settings) as ray:
         # Said where fewer batches come than there are actors.
         warnings.filterwarnings("ignore", "The minimum number of concurrent actors", UserWarning)
-        from whet.pipeline.ray_feed import ANSWERS, NUMBER, Feed, open_pipeline
+        from whet.pipeline.ray_feed import ANSWERS, NUMBER, open_feed, open_pipeline
 
-        feed = Feed.remote(settings.num_actors)
+        feed = open_feed(settings.num_actors)
         each = {"num_cpus": settings.cpus} | ({"num_gpus": settings.gpus} if settings.gpus else {})
         rows = open_pipeline(feed, open_answer, opener, settings.num_actors, each)
         results: queue.SimpleQueue[tuple[int, str] | Exception | None] = queue.SimpleQueue()
@@ -246,3 +250,10 @@ class OnRay:
 
     def rank(self, request: Request) -> list[float]:
         raise InputError("ray", "ranks no choices", "Evaluate choice questions without --on ray")
+
+
+def spread(who: Answering, bench: Bench, settings: RaySettings) -> Answering:
+    """The same answers from Ray actors: what was answered with Ray or without it is one output."""
+    if bench.recipe.engine.kind != "local":
+        raise InputError("--on ray", "a server answers here, there is nothing to spread", "Raise engine.concurrency instead")
+    return replace(who, open=lambda: nullcontext(OnRay("ray", RunEngine.of(bench, who.adapter), settings)))

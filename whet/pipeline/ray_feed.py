@@ -19,7 +19,6 @@ Answer = Callable[[str], str]
 """A batch of requests as JSON to their completions as JSON."""
 
 
-@ray.remote(num_cpus=0)
 class Feed:
     """Batches by their numbers, each kept until it is answered: whoever reads again, reads the same.
 
@@ -43,9 +42,8 @@ class Feed:
     async def forget(self, number: int) -> None:
         """A batch is answered: a source that is started anew need not hand it out again."""
         self._batches[number] = ""
-        for known in (self._begun, self._parts):
-            for key in [key for key in known if key[0] == number]:
-                del known[key]
+        self._begun = Counter({key: times for key, times in self._begun.items() if key[0] != number})
+        self._parts = {key: answer for key, answer in self._parts.items() if key[0] != number}
 
     async def open(self) -> bool:
         """An actor is about to open its engine; gives whether it shall, or too many before it died in doing so."""
@@ -82,6 +80,11 @@ class Feed:
         async with self._news:
             await self._news.wait_for(lambda: number in self._batches or (self._num is not None and number >= self._num))
             return self._batches.get(number)
+
+
+def open_feed(num_actors: int) -> Any:
+    """A feed in a process of its own, so that every machine can ask it."""
+    return ray.remote(num_cpus=0)(Feed).remote(num_actors)
 
 
 class FeedSource(Datasource):  # type: ignore[misc]

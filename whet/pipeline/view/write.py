@@ -60,8 +60,9 @@ def write_view(out_path: Path, page_path: Path, settings: ViewSettings) -> Viewe
     _refuse_unknown(out_path, gathered, settings.documents)
     documents, gone = _choose(texts_of(out_path, gathered.rows), gathered, settings)
     if gone and not settings.allow_changed:
-        more = f" and {len(gone) - 1:,} other documents" if len(gone) > 1 else ""
-        raise InputError(gone[0], f"this document{more} can't be read any more", f"Put it back. {_ALLOW}")
+        name, reason = next(iter(gone.items()))
+        more = f" (and {len(gone) - 1:,} other documents are gone)" if len(gone) > 1 else ""
+        raise InputError(name, f"this document can't be read any more: {reason}{more}", _ALLOW)
     documents += [ShownDocument(name, (), tuple(gathered.rows[name])) for name in gone]
     data, faults = page_data(documents)
     if faults and not settings.allow_changed:
@@ -88,17 +89,21 @@ def _refuse_unknown(out_path: Path, gathered: Gathered, wanted: Sequence[str]) -
         raise InputError(str(out_path), "holds no records, so there is nothing to show")
 
 
-def _choose(texts: Iterable[SourceText], gathered: Gathered, settings: ViewSettings) -> tuple[list[ShownDocument], list[str]]:
-    """The documents as far as the page has room for them, and the names of those that are gone.
+def _choose(
+    texts: Iterable[SourceText], gathered: Gathered, settings: ViewSettings
+) -> tuple[list[ShownDocument], dict[str, str]]:
+    """The documents as far as the page has room for them, and the names of those that are gone, with the reasons.
 
     The rows of a document that is cut are those that stand before the cut.
     """
     chosen: list[ShownDocument] = []
-    gone, left = dict.fromkeys(gathered.rows), settings.max_chars
+    gone, left = dict[str, str](), settings.max_chars
     for source in texts:
         if left <= 0:
-            return chosen, []
-        del gone[source.name]
+            break
+        if source.problem:
+            gone[source.name] = source.problem
+            continue
         rows = gathered.rows[source.name]
         ranges = _cut([(0, left)] if settings.around is None else _around(rows, settings.around), left)
         passages, goes_on = read_passages(source.pieces, ranges) if ranges else ((), True)
@@ -107,7 +112,7 @@ def _choose(texts: Iterable[SourceText], gathered: Gathered, settings: ViewSetti
             rows = [row for row in rows if _stands_in(row, ranges)]
         if rows:
             chosen.append(ShownDocument(source.name, passages, tuple(rows), goes_on))
-    return chosen, list(gone)
+    return chosen, gone
 
 
 def _around(rows: Sequence[ReadRow], num_chars: int) -> list[Range]:

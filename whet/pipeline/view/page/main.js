@@ -40,7 +40,7 @@ function toast(words) {
 /** The document and page at the top of the text, and the part of a text that no browser could scroll through whole. */
 function sayPlace(block, part, numParts) {
   const name = block ? store.documents[block.owner].name : "";
-  const pages = block?.passage?.pages ?? [], page = pages[lastAtMost(pages, block?.start ?? 0, (found) => found.at)];
+  const pages = (block?.passage?.pages ?? []).filter((found) => found.number !== null), page = pages[lastAtMost(pages, block?.start ?? 0, (found) => found.at)];
   const words = page ? `${name} · page ${page.number}` : name;
   if (find("#place").textContent !== words) find("#place").textContent = words;
   find("#part").hidden = numParts < 2;

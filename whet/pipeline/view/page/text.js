@@ -172,7 +172,7 @@ class TextPane {
     if (block.document >= 0) element.append(make("h2", {}, make("bdi", { textContent: this.store.documents[block.document].name })));
     if (block.gap > 0) element.append(make("p", { className: "gap", textContent: `${count(block.gap)} characters left out` }));
     for (const page of block.pages) {
-      const sign = make("p", { className: "page", textContent: `page ${page.number}` });
+      const sign = make("p", { className: "page", textContent: page.number === null ? "" : `page ${page.number}` });
       if (page.problem) sign.append(make("span", { className: "problem", textContent: page.problem }));
       element.append(sign);
     }
