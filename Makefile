@@ -9,7 +9,8 @@ demo: $(INSTALLED)
 	$(BIN)/whet demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not end_to_end" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m end_to_end
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
