@@ -43,7 +43,12 @@ SAME_LOSS = {"cpu": 1e-4, "cuda": 1e-2}
 QUICK_ROWS = {"a": (64, 4), "b": (64, 16), "c": (32, 8), "d": (4, 2)}  # of whet's step and of a peer's
 BATCHES = (1, 2, 4, 8)
 # What --search found to be the fastest: model and workload to the peers' style and batch. Elsewhere: padded, 4 rows.
-BEST: dict[tuple[str, str], tuple[PeerSettings, ...]] = {}
+BEST: dict[tuple[str, str], tuple[PeerSettings, ...]] = {
+    ("A", "a"): (PeerSettings("trl", 1), PeerSettings("plain", 1)),
+    ("A", "b"): (PeerSettings("trl", 4, "flat"), PeerSettings("plain", 4, "flat")),
+    ("A", "c"): (PeerSettings("trl", 1, "flat"), PeerSettings("plain", 1, "flat")),
+    ("A", "d"): (PeerSettings("trl", 1, "flat"), PeerSettings("plain", 1, "flat")),
+}
 # Tokens of whet's micro-batches.
 BUDGET = {"a": 2048, "b": 512, "c": 1024, "d": 2048}
 

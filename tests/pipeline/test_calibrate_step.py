@@ -70,7 +70,7 @@ class Desk(Bench):
         self.watch.begin = lambda step, is_skipped: self.steps.append((step, is_skipped))  # type: ignore[method-assign]
         self.base = SimpleNamespace(fingerprint="base", max_length=512)  # type: ignore[assignment]
 
-    def engine(self, adapter: Path | None) -> ScriptedEngine:
+    def local_engine(self, adapter: Path | None) -> ScriptedEngine:
         def counted(request: Request) -> Any:
             self.num_asked += 1
             return self.script(request)

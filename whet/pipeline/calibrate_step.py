@@ -92,7 +92,7 @@ def _ask(bench: Bench, examples: list[Example], key: str) -> None:
     bench.folder.unmark("calibrate-answers")
     evaluate(
         f"the specialist on {SPLIT}",
-        ask_engine(bench.engine(bench.folder.adapter), bench.task, examples),
+        ask_engine(bench.local_engine(bench.folder.adapter), bench.task, examples),
         bench.task,
         examples,
         bench.folder.calibration,
