@@ -209,7 +209,9 @@ def check_read(text: str, constraint: Constraint) -> None:
         )
         for rule in constraint.fields
     )
-    read = Extraction(ExtractionSettings(fields=fields)).read(Example("e", constraint.source or "", "s", "g"), Completion(text, "stop"))
+    read = Extraction(ExtractionSettings(fields=fields)).read(
+        Example("e", constraint.source or "", "s", "g"), Completion(text, "stop")
+    )
     assert hasattr(read, "ungrounded"), read
     assert constraint.source is None or read.ungrounded == 0
 
