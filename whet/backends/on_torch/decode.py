@@ -1,5 +1,6 @@
 """Decodes many sequences at once: new tokens of all stand in one packed row over shared prefixes and caches of their own."""
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -9,13 +10,13 @@ import torch
 
 from whet.backends.base import Ask, Generated, Pack, Segment
 from whet.backends.on_torch.attention import NAME, PrefixKeys, Sight
-from whet.backends.on_torch.choices import choose
+from whet.backends.on_torch.choices import Predicted, choose
 from whet.backends.on_torch.decode_cache import OwnKeys, SharedPrefix
-from whet.backends.on_torch.decode_row import DecodeRow, NewTokens, decode_row
+from whet.backends.on_torch.decode_row import DecodeRow, NewTokens, decode_row, length_class
 from whet.backends.on_torch.drafts import Copier, Drafts
 from whet.backends.on_torch.held import Held, Spans
 from whet.backends.on_torch.passes import Passes
-from whet.backends.on_torch.prefixes import shared_lengths
+from whet.backends.on_torch.prefixes import num_common, shared_lengths
 from whet.backends.on_torch.products import Products
 from whet.backends.on_torch.rows import packed_row
 from whet.backends.replies import Reply, unheld
@@ -193,6 +194,7 @@ class Decoder:
 
     def _step(self) -> list[Reply]:
         """Compute what stands, choose what comes next. Gives the replies that are done; their places are free."""
+        self._arrange(self.live)
         drafts = self._guess()
         new = [
             NewTokens([*live.pending, *draft], live.num_own, live.prefix) for live, draft in zip(self.live, drafts, strict=True)
@@ -204,9 +206,34 @@ class Decoder:
             first_row.append(len(columns))
             last = start + len(live.pending) - 1
             columns += range(last, last + 1 + len(draft))
-        logits_RV = self._logits(row, columns)
-        self._choose(logits_RV, first_row, drafts)
-        return self._clear()
+        self._choose(self._predict(row, columns), first_row, drafts)
+        done = [live.reply for live in self.live if live.reply.is_done]
+        if done:
+            self._arrange([live for live in self.live if not live.reply.is_done])
+        return done
+
+    def _arrange(self, kept: Sequence[Live]) -> None:
+        """Let only these live, those of like length in neighbouring slots, the longest first; most stay where they are."""
+        classes = {id(live): length_class(live.num_own + len(live.pending)) for live in kept}
+        wanted = sorted(classes.values(), reverse=True)
+        slots: list[Live | None] = [None] * len(kept)
+        others: dict[int, list[tuple[int, Live]]] = defaultdict(list)
+        is_kept = classes.keys()
+        for slot, live in enumerate(self.live):
+            if id(live) in is_kept:
+                if slot < len(slots) and wanted[slot] == classes[id(live)]:
+                    slots[slot] = live
+                else:
+                    others[classes[id(live)]].append((slot, live))
+        sources, targets = [], []
+        for slot, there in enumerate(slots):
+            if there is None:
+                source, slots[slot] = others[wanted[slot]].pop()
+                sources.append(source)
+                targets.append(slot)
+        if targets:
+            self.own.move(sources, targets)
+        self.live = slots
 
     def _guess(self) -> list[tuple[int, ...]]:
         """Ids that each sequence may well go on with; none where they are not worth trying."""
@@ -220,7 +247,7 @@ class Decoder:
                 guesses[slot] = self.drafts.guess(live.copier, live.reply.ids, num, live.reply.left)
         return guesses
 
-    def _choose(self, logits_RV: torch.Tensor, first_row: Sequence[int], drafts: Sequence[tuple[int, ...]]) -> None:
+    def _choose(self, predicted: Predicted, first_row: Sequence[int], drafts: Sequence[tuple[int, ...]]) -> None:
         """Let every sequence choose its next id, and go on as long as what then stands is what was drafted."""
         at = dict.fromkeys(range(len(self.live)), 0)  # ids of its draft that each sequence has taken
         for live in self.live:
@@ -228,17 +255,11 @@ class Decoder:
             live.pending = []
         while at:
             replies = [self.live[number].reply for number in at]
-            masks = [reply.guide.mask() if reply.guide else None for reply in replies]
             rows = [first_row[number] + taken for number, taken in at.items()]
-            is_all = len(rows) == len(logits_RV)
-            ids, logs = choose(logits_RV if is_all else logits_RV[rows], replies, masks)
-            for number, token, log_prob in zip(list(at), ids, logs, strict=True):
+            for number, token, log_prob in zip(list(at), *choose(predicted, rows, replies), strict=True):
                 live = self.live[number]
                 stands = live.reply.take(token, log_prob)
-                rest = drafts[number][at[number] :]
-                same = next(
-                    (n for n, (a, b) in enumerate(zip(stands, rest, strict=False)) if a != b), min(len(stands), len(rest))
-                )
+                same = num_common(stands, drafts[number][at[number] :])
                 live.num_own += same
                 live.pending = list(stands[same:])
                 at[number] += same
@@ -247,27 +268,14 @@ class Decoder:
                         self.drafts.learn(live.copier, len(drafts[number]), at[number])
                     del at[number]
 
-    def _clear(self) -> list[Reply]:
-        """Take out the replies that are done; the last sequences move into their slots."""
-        done = [live.reply for live in self.live if live.reply.is_done]
-        if done:
-            num = len(self.live) - len(done)
-            holes = [slot for slot in range(num) if self.live[slot].reply.is_done]
-            movers = [slot for slot in range(num, len(self.live)) if not self.live[slot].reply.is_done]
-            self.own.move(movers, holes)
-            for source, target in zip(movers, holes, strict=True):
-                self.live[target] = self.live[source]
-            del self.live[num:]
-        return done
-
-    def _logits(self, row: DecodeRow, columns: Sequence[int]) -> torch.Tensor:
-        """(R, V) of the tokens in some columns."""
+    def _predict(self, row: DecodeRow, columns: Sequence[int]) -> Predicted:
+        """What the model says behind the tokens in some columns."""
         columns_R, spans, head = torch.tensor(columns, device=self.device), self._spans(row), self.passes.head
         if head is None:
             made = self._run(row.ids_1T, row.positions_1T, row.sight, spans, is_whole=True, logits_to_keep=columns_R).logits[0]
-            return made if len(made) == len(columns) else made[columns_R]  # a few models give every column
+            return Predicted(logits_RV=made if len(made) == len(columns) else made[columns_R])  # a few models give all columns
         hidden_TH = self._run(row.ids_1T, row.positions_1T, row.sight, spans).last_hidden_state[0]
-        return self.products.of_head(hidden_TH.index_select(0, columns_R))
+        return Predicted(hidden_TH.index_select(0, columns_R), head, self.products.of_head)
 
     def _spans(self, row: DecodeRow) -> Spans:
         """Which tokens of a row are whose."""

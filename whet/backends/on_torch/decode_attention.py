@@ -13,11 +13,10 @@ from whet.backends.on_torch.decode_cache import OwnKeys, SharedPrefix
 class Together:
     """Tokens of m sequences that attend to their own caches in one call, Q of each."""
 
-    at_mQ: torch.Tensor | None
-    """Their columns of the packed row; None where they are all of its columns in their order, one a sequence."""
-    slots_m: torch.Tensor | None
-    """None for the first m slots."""
-    num: int
+    columns_mQ: torch.Tensor | slice
+    """Their columns of the packed row; a slice where there is one token of each, in the order of the slots."""
+    slots_m: torch.Tensor | slice
+    """Neighbours are read in their places, others are gathered."""
     sees_mQL: torch.Tensor
     """0 where a token sees a place of its slot, else -inf."""
     is_real_S: torch.Tensor | None = None
@@ -80,7 +79,7 @@ class DecodeSight:
     ) -> torch.Tensor:
         """Each token over its prefix and its own cache at once: where a window cuts into the prefix, or scores are capped."""
         out_THD = torch.empty_like(q_THD)
-        length = max(block.sees_mQL.shape[-1] for block in self.blocks)
+        length = int(self.place_T.max()) + 1
         place_L = torch.arange(length, device=q_THD.device)
         whole = torch.arange(len(q_THD), device=q_THD.device)
         with_prefix = [(prefix, whole if columns is None else columns) for prefix, columns in self.shared]
@@ -115,14 +114,15 @@ def _attend_own(
     q_THD: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, blocks: Sequence[Together], scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Output and log-sum-exp (T, H, fp32) of each token over its own cache."""
-    if len(blocks) == 1 and blocks[0].at_mQ is None:
-        out_mQHD, lse_mQH = _attend_together(q_THD[:, None], keys, values, blocks[0], scale)
-        return out_mQHD[:, 0], lse_mQH[:, 0]
+    if all(isinstance(block.columns_mQ, slice) for block in blocks):
+        found = [_attend_together(q_THD[block.columns_mQ, None], keys, values, block, scale) for block in blocks]
+        outs, lses = zip(*found, strict=True)
+        return (torch.cat(outs)[:, 0], torch.cat(lses)[:, 0]) if len(blocks) > 1 else (outs[0][:, 0], lses[0][:, 0])
     out_THD = torch.empty_like(q_THD)
     lse_TH = torch.empty(q_THD.shape[:2], dtype=torch.float32, device=q_THD.device)
     for block in blocks:
-        out_mQHD, lse_mQH = _attend_together(q_THD[block.at_mQ], keys, values, block, scale)
-        at_S, out_SHD, lse_SH = block.at_mQ.flatten(), out_mQHD.flatten(0, 1), lse_mQH.flatten(0, 1)
+        at_S = block.columns_mQ.flatten()
+        out_SHD, lse_SH = (t.flatten(0, 1) for t in _attend_together(q_THD[block.columns_mQ], keys, values, block, scale))
         if block.is_real_S is not None:
             at_S, out_SHD, lse_SH = (t[block.is_real_S] for t in (at_S, out_SHD, lse_SH))
         out_THD.index_copy_(0, at_S, out_SHD)
@@ -133,15 +133,12 @@ def _attend_own(
 def _attend_together(
     q_mQHD: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, block: Together, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    num, length = block.num, block.sees_mQL.shape[-1]
-    if block.slots_m is None:
-        k, v = keys[:num, :, :length], values[:num, :, :length]
-    else:
-        k, v = keys[block.slots_m, :, :length], values[block.slots_m, :, :length]
+    length = block.sees_mQL.shape[-1]
+    k, v = keys[block.slots_m, :, :length], values[block.slots_m, :, :length]
     num_groups, num_queries = k.shape[1], q_mQHD.shape[1]
     # The heads that share keys stand in the place of more queries.
-    q = q_mQHD.unflatten(2, (num_groups, -1)).permute(0, 2, 3, 1, 4).flatten(2, 3)
-    scores = (q @ k.transpose(2, 3)).float().mul_(scale).unflatten(2, (-1, num_queries)).add_(block.sees_mQL[:, None, None])
+    q = (q_mQHD * scale).unflatten(2, (num_groups, -1)).permute(0, 2, 3, 1, 4).flatten(2, 3)
+    scores = (q @ k.transpose(2, 3)).float().unflatten(2, (-1, num_queries)).add_(block.sees_mQL[:, None, None])
     most = scores.amax(-1, keepdim=True)
     powers = scores.sub_(most).exp_()
     sums = powers.sum(-1, keepdim=True)

@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 import torch
 
 from whet.backends.on_torch.decode_attention import DecodeSight, Together
 from whet.backends.on_torch.decode_cache import OwnKeys, SharedPrefix
+
+SHORTEST = 48  # tokens of the shortest class of sequences; those of the next are up to twice as long, and so on
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class DecodeRow:
 
 
 def decode_row(new: Sequence[NewTokens], own: OwnKeys, device: torch.device) -> DecodeRow:
-    """The row of sequences that stand in the first slots, in their order."""
+    """The row of sequences that stand in the first slots, in their order; those of like length should be neighbours."""
     counts_n = np.array([len(entry.ids) for entry in new])
     own_n = np.array([entry.num_own for entry in new])
     before_n = np.array([len(entry.prefix.ids) if entry.prefix else 0 for entry in new])
@@ -42,12 +45,11 @@ def decode_row(new: Sequence[NewTokens], own: OwnKeys, device: torch.device) -> 
     place_T = np.arange(ends_n[-1]) + (own_n - starts_n)[slot_T]
     positions_T = place_T + before_n[slot_T]
     ids_T = np.array([token for entry in new for token in entry.ids])
-    length = int((own_n + counts_n).max())
 
     def on_device(array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array).to(device)
 
-    blocks = tuple(_blocks(counts_n, starts_n, place_T, length, device))
+    blocks = tuple(_blocks(counts_n, own_n + counts_n, place_T, device))
     sight = DecodeSight(
         own,
         on_device(slot_T),
@@ -68,31 +70,49 @@ def _shared(new: Sequence[NewTokens], slot_T: np.ndarray, device: torch.device) 
     return [(prefix, torch.from_numpy(np.flatnonzero(keys_n[slot_T] == key)).to(device)) for key, prefix in found.items()]
 
 
-def _blocks(counts_n: np.ndarray, starts_n: np.ndarray, place_T: np.ndarray, length: int, device: torch.device) -> list[Together]:
-    """One token of each sequence straight from the cache; the others of those that have more, whose caches are gathered."""
-    num, most, several = len(counts_n), int(counts_n.max()), np.flatnonzero(counts_n > 1)
-    if most == 1:
-        return [Together(None, None, num, _sees(place_T[:, None], length, device))]
-    # Gathering copies caches: worth it where few sequences have several tokens.
-    if num * most <= num + 2 * len(several) * (most - 1):
-        return [_block(starts_n, counts_n, None, place_T, length, device)]
-    return [
-        _block(starts_n, np.ones_like(counts_n), None, place_T, length, device),
-        _block(starts_n[several] + 1, counts_n[several] - 1, several, place_T, length, device),
-    ]
+def length_class(num_tokens: int) -> int:
+    """Sequences of one class attend to their caches in one call, padded to the longest of them."""
+    return next(number for number in count() if num_tokens <= SHORTEST << number)
+
+
+def _blocks(counts_n: np.ndarray, lengths_n: np.ndarray, place_T: np.ndarray, device: torch.device) -> list[Together]:
+    """Tokens of neighbours of like length straight from the cache. The caches of a few that have several tokens are gathered."""
+    starts_n = counts_n.cumsum() - counts_n
+    classes_n = np.array([length_class(length) for length in lengths_n])
+    firsts = np.flatnonzero(np.diff(classes_n, prepend=-1))
+    runs = [slice(first, end) for first, end in zip(firsts, [*firsts[1:], len(counts_n)], strict=True)]
+    if counts_n.max() == 1:
+        return [Together(run, run, _sees(place_T[run, None], lengths_n[run].max(), device)) for run in runs]
+    blocks, rest = [], []
+    for run in runs:
+        counts, several = counts_n[run], run.start + np.flatnonzero(counts_n[run] > 1)
+        # Gathering copies caches: worth it where few sequences have several tokens.
+        if len(counts) * counts.max() <= len(counts) + 2 * len(several) * (counts.max() - 1):
+            blocks.append(_block(starts_n[run], counts, run, place_T, lengths_n[run].max(), device))
+        else:
+            blocks.append(_block(starts_n[run], np.ones_like(counts), run, place_T, lengths_n[run].max(), device))
+            rest.append(several)
+    if rest:
+        rest_m = np.concatenate(rest)
+        blocks.append(_block(starts_n[rest_m] + 1, counts_n[rest_m] - 1, rest_m, place_T, lengths_n[rest_m].max(), device))
+    return blocks
 
 
 def _block(
-    first_m: np.ndarray, counts_m: np.ndarray, slots_m: np.ndarray | None, place_T: np.ndarray, length: int, device: torch.device
+    first_m: np.ndarray,
+    counts_m: np.ndarray,
+    slots_m: np.ndarray | slice,
+    place_T: np.ndarray,
+    length: int,
+    device: torch.device,
 ) -> Together:
     offset_Q = np.arange(counts_m.max())
-    at_mQ = first_m[:, None] + np.minimum(offset_Q, counts_m[:, None] - 1)
+    columns_mQ = first_m[:, None] + np.minimum(offset_Q, counts_m[:, None] - 1)
     is_real_S = (offset_Q < counts_m[:, None]).ravel()
     return Together(
-        torch.from_numpy(at_mQ).to(device),
-        None if slots_m is None else torch.from_numpy(slots_m).to(device),
-        len(first_m),
-        _sees(place_T[at_mQ], length, device),
+        torch.from_numpy(columns_mQ).to(device),
+        slots_m if isinstance(slots_m, slice) else torch.from_numpy(slots_m).to(device),
+        _sees(place_T[columns_mQ], length, device),
         None if is_real_S.all() else torch.from_numpy(np.flatnonzero(is_real_S)).to(device),
     )
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from whet.backends.base import Ask, Generated
-from whet.backends.on_torch.choices import choose
+from whet.backends.on_torch.choices import Predicted, choose
 from whet.backends.replies import Reply
 from whet.errors import InputError
 
@@ -62,9 +62,8 @@ class _Chooser:
     def __call__(self, _: torch.Tensor, logits_BV: torch.Tensor) -> torch.Tensor:
         rows = [row for row, reply in enumerate(self.replies) if not self.due[row] and not reply.is_done]
         if rows:
-            replies = [self.replies[row] for row in rows]
-            masks = [reply.guide.mask() if reply.guide else None for reply in replies]
-            for row, token, log_prob in zip(rows, *choose(logits_BV[rows], replies, masks), strict=True):
+            found = choose(Predicted(logits_RV=logits_BV), rows, [self.replies[row] for row in rows])
+            for row, token, log_prob in zip(rows, *found, strict=True):
                 self.due[row] = list(self.replies[row].take(token, log_prob))
         fed = [self.end if reply.is_done or not due else due.pop(0) for reply, due in zip(self.replies, self.due, strict=True)]
         only = torch.full_like(logits_BV, -torch.inf)

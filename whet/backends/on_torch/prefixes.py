@@ -33,7 +33,7 @@ def _best_beginnings(prompts: Sequence[Ids]) -> list[tuple[int, int]]:
     # Runs of sorted prompts with a common beginning are the nodes of their radix tree; `open_` is the path to the last one.
     open_: list[tuple[int, int]] = []  # length, first place in the order
     for place in range(1, len(order) + 1):
-        common = _common(prompts[order[place - 1]], prompts[order[place]]) if place < len(order) else 0
+        common = num_common(prompts[order[place - 1]], prompts[order[place]]) if place < len(order) else 0
         first = place - 1
         while open_ and open_[-1][0] > common:
             length, first = open_.pop()
@@ -46,7 +46,7 @@ def _best_beginnings(prompts: Sequence[Ids]) -> list[tuple[int, int]]:
     return [(length, num) for _, length, num in best]
 
 
-def _common(a: Ids, b: Ids) -> int:
+def num_common(a: Ids, b: Ids) -> int:
     """Tokens that both begin with."""
     num = min(len(a), len(b))
     if a[:num] == b[:num]:
