@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import warnings
 from collections.abc import Sequence
 from copy import deepcopy
@@ -20,6 +21,8 @@ from whet.records import Example, Span, Value
 from whet.tasks.extraction import Extraction, ExtractionSettings, FieldSettings
 from whet.text.chat import Chat
 
+# A suite that a shell started in the background has Ctrl-C ignored, and so would all that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # No test is about time: a slow or busy machine must not fail one.
 settings.register_profile("whet", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("whet")
