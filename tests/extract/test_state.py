@@ -84,7 +84,9 @@ def test_a_state_of_another_version_or_with_other_settings_is_refused_until_anew
         InputError, match=r"adapter is nothing, it was xxx.*task\.fields\.0\.name is b, it was a; task\.max_tokens is 9"
     ):
         open_state(tmp_path, other, is_anew=False)
-    open_state(tmp_path, other, is_anew=True).close()
+    open_state(tmp_path, other | {"code": {"text": "1", "tasks": "1"}}, is_anew=True).close()
+    with pytest.raises(InputError, match=r"whet's own code has changed \(tasks\)"):
+        open_state(tmp_path, other | {"code": {"text": "1", "tasks": "2"}}, is_anew=False)
     with closing(State(tmp_path)) as state:
         state.set_fact("schema", 99)
     with pytest.raises(InputError, match="another version of whet"):

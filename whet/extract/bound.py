@@ -39,6 +39,10 @@ def open_state(folder: Path, decisive: Mapping[str, Any], *, is_anew: bool) -> S
 
 def _differences(before: Any, now: Any, name: str) -> Iterator[str]:
     """Each setting that differs, with both values."""
+    if name == "code" and before != now:
+        rooms = [room for room in now if before.get(room) != now[room]]
+        yield f"whet's own code has changed ({', '.join(rooms) or 'less of it counts'})"
+        return
     if isinstance(before, dict) and isinstance(now, dict):
         for key in dict.fromkeys((*before, *now)):
             yield from _differences(before.get(key), now.get(key), f"{name}.{key}" if name else key)

@@ -25,6 +25,8 @@ class Answering:
     """Fingerprint of the adapter that answers."""
     fits: Callable[[Request], bool] = lambda request: True
     """Whether prompt and reply have room."""
+    code: tuple[str, ...] = ("engines",)
+    """Rooms and files of whet whose code the answers depend on."""
 
 
 def choose_answering(bench: Bench, saved: Bench, *, is_base: bool) -> Answering:
@@ -33,13 +35,21 @@ def choose_answering(bench: Bench, saved: Bench, *, is_base: bool) -> Answering:
     The adapter is checked against the recipe that it was trained with. InputError where there is none, or it is another's.
     """
     if isinstance(bench.recipe.engine, HttpSettings):
+        if is_base:
+            raise InputError("--base", "asks the base on this machine, and the recipe names a server", "Leave one of them out")
         return Answering({"server": bench.recipe.engine.identity()}, lambda: _server(bench))
     if not is_base and saved.recipe.train is None:
         raise InputError(str(bench.folder.path), "was not trained (train: null)", "Ask its base: --base")
     adapter = None if is_base else trained_adapter(saved).fingerprint
     device = bench.recipe.device.model_dump(mode="json", include={"kind", "dtype", "quantize"})
     identity = {"base": bench.base.fingerprint, "adapter": adapter, "device": device}
-    return Answering(identity, lambda: _local(bench, is_base), adapter, lambda request: _has_room(bench, request))
+    return Answering(
+        identity,
+        lambda: _local(bench, is_base),
+        adapter,
+        lambda request: _has_room(bench, request),
+        ("models", "backends", "engines/local.py"),
+    )
 
 
 @contextmanager

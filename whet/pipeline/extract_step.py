@@ -29,7 +29,8 @@ from whet.storage import locked
 from whet.tasks.extraction import Extraction
 from whet.tasks.rules import Rules
 
-CODE = ("records.py", "text", "tasks", "data/chunks.py", "data/documents", "models", "backends", "engines", "extract/flow.py")
+READING = tuple(f"tasks/{name}.py" for name in ("extraction", "reading", "occurrences"))
+CODE = ("records.py", "text", *READING, "data/chunks.py", "data/documents", "extract/flow.py")
 CHANGEABLE = ("extract.", "engine.", "device.", "task.constraint=", "task.max_tokens=")
 Tell = Callable[[Tally], None]
 
@@ -117,7 +118,7 @@ def _decisive(bench: Bench, who: Answering) -> dict[str, Any]:
         "data": {"prepare": recipe.data.prepare.model_dump(mode="json")},
         "extract": recipe.extract.model_dump(mode="json", include={"documents", "chunks"}),
         "answering": dict(who.identity),
-        "whet": {room: hash_code(room)[:12] for room in CODE},
+        "code": {room: hash_code(room) for room in (*CODE, *who.code)},
     }
 
 
