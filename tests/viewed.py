@@ -1,6 +1,7 @@
-"""Sources and outputs for the tests of the page: rows of any text, and texts that a page might stumble over."""
+"""For the tests of the page: rows, texts that a page might stumble over, and what a written page holds."""
 
 import hashlib
+import html.parser
 import json
 import random
 from pathlib import Path
@@ -80,3 +81,51 @@ def many(num_chars: int, num_records: int, seed: int = 0) -> tuple[dict[str, str
             more = {"is_accepted": confidence > 0.5, "flags": rng.choice([[], [], ["kinship"], ["title", "kinship"]])}
             rows.append(row(f"annals-{number}.txt", values, confidence=confidence, quote=quote, **more))
     return texts, rows
+
+
+class Page(html.parser.HTMLParser):
+    """A page as a browser's tokenizer sees it: the texts of its scripts and styles, and its attributes."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.texts: dict[str, list[str]] = {"script": [], "style": []}
+        self.starts: list[tuple[str, dict]] = []
+        self.inside = ""
+        self.feed(path.read_text(encoding="utf-8"))
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.starts.append((tag, dict(attrs)))
+        if tag in self.texts:
+            self.inside = tag
+            self.texts[tag].append("")
+
+    def handle_endtag(self, tag):
+        self.inside = ""
+
+    def handle_data(self, data):
+        if self.inside:
+            self.texts[self.inside][-1] += data
+
+    @property
+    def data(self):
+        return json.loads(self.texts["script"][0])
+
+
+def unpack(column, length):
+    return column if isinstance(column, list) else [column["all"]] * length
+
+
+def flow_units(data):
+    """All passages as UTF-16, as JavaScript's strings hold them."""
+    return b"".join(passage["text"].encode("utf-16-le", "surrogatepass") for passage in data["passages"])
+
+
+def marked(data):
+    """Per record, what stands at the place of each field on the page: None where the field has no place."""
+    units, num = flow_units(data), data["num_records"]
+    found = []
+    for field in data["values"]:
+        places = zip(unpack(field["at"], num), unpack(field["length"], num), strict=True)
+        found.append([units[2 * at : 2 * (at + n)].decode("utf-16-le", "surrogatepass") if at >= 0 else None for at, n in places])
+    return list(zip(*found, strict=True))

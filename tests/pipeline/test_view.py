@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import html.parser
 import itertools
 import json
 import os
@@ -13,6 +12,7 @@ import pytest
 import viewed
 from hypothesis import given
 from hypothesis import strategies as st
+from viewed import Page, marked, unpack
 
 from whet.data.documents.source import Piece
 from whet.errors import InputError
@@ -23,54 +23,6 @@ from whet.pipeline.view.write import ViewSettings, write_view
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=60)
 WIDE_TEXT = st.text(st.sampled_from("a程\n<&😀𠀋𪚥\u0301\u202e\ud83d\ude00\ufffe\x00\r"), min_size=1, max_size=60)
-
-
-class Page(html.parser.HTMLParser):
-    """A page as a browser's tokenizer sees it: the texts of its scripts and styles, and its attributes."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.texts: dict[str, list[str]] = {"script": [], "style": []}
-        self.starts: list[tuple[str, dict]] = []
-        self.inside = ""
-        self.feed(path.read_text(encoding="utf-8"))
-        self.close()
-
-    def handle_starttag(self, tag, attrs):
-        self.starts.append((tag, dict(attrs)))
-        if tag in self.texts:
-            self.inside = tag
-            self.texts[tag].append("")
-
-    def handle_endtag(self, tag):
-        self.inside = ""
-
-    def handle_data(self, data):
-        if self.inside:
-            self.texts[self.inside][-1] += data
-
-    @property
-    def data(self):
-        return json.loads(self.texts["script"][0])
-
-
-def unpack(column, length):
-    return column if isinstance(column, list) else [column["all"]] * length
-
-
-def flow_units(data):
-    """All passages as UTF-16, as JavaScript's strings hold them."""
-    return b"".join(passage["text"].encode("utf-16-le", "surrogatepass") for passage in data["passages"])
-
-
-def marked(data):
-    """Per record, what stands at the place of each field on the page: None where the field has no place."""
-    units, num = flow_units(data), data["num_records"]
-    found = []
-    for field in data["values"]:
-        places = zip(unpack(field["at"], num), unpack(field["length"], num), strict=True)
-        found.append([units[2 * at : 2 * (at + n)].decode("utf-16-le", "surrogatepass") if at >= 0 else None for at, n in places])
-    return list(zip(*found, strict=True))
 
 
 def written(folder, texts, rows, **settings):

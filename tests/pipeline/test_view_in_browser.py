@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import viewed
+from written_pdfs import Picture, lines, write_pdf
 
 from whet.pipeline.view.write import ViewSettings, write_view
 
@@ -37,7 +38,7 @@ def look(browser, tmp_path):
         context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(120_000)
         page.add_init_script(CATCH)
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("console", lambda message: faults.append(message.text))
@@ -54,7 +55,7 @@ def look(browser, tmp_path):
 
 def settle(page):
     """After what waits for a pause in typing, and the frame after it."""
-    page.wait_for_timeout(260)
+    page.evaluate("() => new Promise((done) => setTimeout(() => requestAnimationFrame(() => setTimeout(done)), 300))")
 
 
 def current(page):
@@ -338,6 +339,20 @@ def test_what_is_left_out_and_what_has_changed_is_said(look, tmp_path):
     page = look(texts, rows, around=3)
     assert "Only the text around records is shown" in page.text_content("details.note")
     assert "characters left out" in page.inner_text("#text .gap >> nth=0")
+
+
+def test_pages_of_a_pdf_are_marked_with_what_is_wrong_with_them(look, tmp_path):
+    pages = [["程富陞少卿。"] * 12, None, ["陳瑄鎮守淮安。"] * 40]
+    drawn = [[Picture()] if page is None else lines(50, 780, page) for page in pages]
+    (tmp_path / "annals.pdf").write_bytes(write_pdf(drawn))
+    name = {"text": "Chen Xuan", "confidence": 0.5}
+    page = look({}, [viewed.row("annals.pdf", {"name": name}, page=3), viewed.row("annals.pdf", {"name": name}, page=1)])
+    signs = page.eval_on_selector_all("#text .page", "signs => signs.map((sign) => sign.textContent)")
+    assert [sign[:6] for sign in signs] == ["page 1", "page 2", "page 3"]
+    assert "image" in signs[1]
+    assert page.inner_text("#place").endswith("annals.pdf · page 1")
+    page.keyboard.press("j")  # it has no place in the text, but a page
+    assert page.inner_text("#place").endswith("annals.pdf · page 3")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
