@@ -34,7 +34,9 @@ def shown(text, spans, start=0):
     """A document that is shown from a code point on, with a record for each span."""
     values = ({"name": {"text": text[a:b], "start": a, "end": b}} for a, b in spans)
     rows = [viewed.row("d", value) for value in values]
-    return ShownDocument("d", (Passage(start, text[start:]),), tuple(ReadRow(Row.model_validate(raw), raw, "") for raw in rows))
+    return ShownDocument(
+        "d", (Passage(start, text[start:]),), tuple(ReadRow.of(json.dumps(raw).encode(), Row.model_validate(raw)) for raw in rows)
+    )
 
 
 @given(
@@ -44,6 +46,8 @@ def test_every_code_point_span_is_found_in_utf_16(documents):
     made, want = [], []
     for text, places in documents:
         spans = sorted({(at % len(text), min(len(text), at % len(text) + n)) for at, n in places})
+        # JSON would make one character of two lone halves: no row can say that.
+        spans = [(start, end) for start, end in spans if json.loads(json.dumps(text[start:end])) == text[start:end]]
         made.append(shown(text, spans))
         want += [text[start:end] for start, end in spans]
     data, faults = page_data(made)

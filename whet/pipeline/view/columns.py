@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from whet.pipeline.view.rows import ReadRow, Row, RowValue
+from whet.pipeline.view.rows import ReadRow, Row
 from whet.pipeline.view.texts import Passage
 
 PAGE_FORMAT = 1
@@ -33,14 +33,14 @@ class Fault:
 
     document: str
     name: str
-    value: RowValue
+    text: str
+    start: int
+    end: int
     stands: str
     """What is there now."""
 
     def __str__(self) -> str:
-        return (
-            f"{self.name} {_cut(self.value.text)!r} at {self.value.start} to {self.value.end}, where {_cut(self.stands)!r} stands"
-        )
+        return f"{self.name} {_cut(self.text)!r} at {self.start} to {self.end}, where {_cut(self.stands)!r} stands"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,25 +139,25 @@ class _ValueColumns:
     def skip(self, is_null: bool) -> None:
         self._append(shape=0 if is_null else -1, at=-1, length=0, text=-1, page=None, confidence=None)
 
-    def add(self, raw: Mapping[str, Any], value: RowValue, found: Found | None) -> bool:
+    def add(self, value: Mapping[str, Any], found: Found | None) -> bool:
         """Add a value; gives whether it stands where it says it does."""
-        number = len(self.columns["shape"])
-        more = {key: raw[key] for key in raw if key not in VALUE_KEYS}
-        is_held = value.start is None or (found is not None and found.stands == value.text)
+        number, text = len(self.columns["shape"]), value["text"]
+        more = {key: value[key] for key in value if key not in VALUE_KEYS}
+        is_held = value.get("start") is None or (found is not None and found.stands == text)
         if not is_held:
-            more |= {"start": value.start, "end": value.end}
+            more |= {"start": value["start"], "end": value["end"]}
             self.changed.append(number)
             found = None
-        is_own = found is None or found.shown != value.text
+        is_own = found is None or found.shown != text
         self._append(
-            shape=1 + self.tables.shapes.number(list(raw)),
+            shape=1 + self.tables.shapes.number(list(value)),
             at=found.at if found else -1,
             length=found.length if found else 0,
-            text=self.tables.texts.number(value.text) if is_own else -1,
-            page=value.page,
-            confidence=value.confidence,
+            text=self.tables.texts.number(text) if is_own else -1,
+            page=value.get("page"),
+            confidence=value.get("confidence"),
         )
-        if value.ambiguous:
+        if value.get("ambiguous"):
             self.ambiguous.append(number)
         if more:
             self.more[number] = more
@@ -192,31 +192,31 @@ class PageRows:
 
     def add(self, document: int, read: ReadRow, flow: Flow) -> None:
         """Add a row of the document that the flow has open."""
-        row, raw, number = read.row, read.raw, len(self.columns["id"])
-        cells = {
+        row, number = read.raw(), len(self.columns["id"])
+        cells: dict[str, Any] = {
             "document": document,
-            "shape": self.tables.shapes.number(list(raw)),
-            "flags": self.tables.flags.number(row.flags),
+            "shape": self.tables.shapes.number(list(row)),
+            "flags": self.tables.flags.number(row.get("flags", [])),
         }
-        cells |= {name: getattr(row, name) for name in _PLAIN}
-        cells |= {name: self.tables.names.number(getattr(row, name)) for name in _NAMED}
+        cells |= {name: row.get(name) for name in _PLAIN}
+        cells |= {name: self.tables.names.number(row.get(name)) for name in _NAMED}
         for name, cell in cells.items():
             self.columns[name].append(cell)
-        if more := {key: raw[key] for key in raw if key not in ROW_KEYS}:
+        if more := {key: row[key] for key in row if key not in ROW_KEYS}:
             self.more[number] = more
         for name in self.field_names:
-            self._add_value(self.fields[name], name, raw["values"], row.values.get(name), row.document, flow)
-        self._add_value(self.quotes, "quote", raw, row.quote, row.document, flow)
+            self._add_value(self.fields[name], name, row["values"], row["document"], flow)
+        self._add_value(self.quotes, "quote", row, row["document"], flow)
 
-    def _add_value(
-        self, column: _ValueColumns, name: str, raw: Mapping[str, Any], value: RowValue | None, document: str, flow: Flow
-    ) -> None:
+    def _add_value(self, column: _ValueColumns, name: str, values: Mapping[str, Any], document: str, flow: Flow) -> None:
+        value = values.get(name)
         if value is None:
-            column.skip(is_null=name in raw)
+            column.skip(is_null=name in values)
             return
-        found = flow.find(value.start, value.end) if value.start is not None and value.end is not None else None
-        if not column.add(raw[name], value, found):
-            self.faults.append(Fault(document, name, value, found.stands if found else ""))
+        found = None if value.get("start") is None else flow.find(value["start"], value["end"])
+        if not column.add(value, found):
+            stands = found.stands if found else ""
+            self.faults.append(Fault(document, name, value["text"], value["start"], value["end"], stands))
 
     def packed(self) -> dict[str, Any]:
         return {
@@ -237,7 +237,7 @@ def page_data(documents: Sequence[ShownDocument]) -> tuple[dict[str, Any], list[
     Rows stand in the order of their documents and of their places in them; those without a place come last in their document.
     """
     flow = Flow()
-    rows = PageRows(list(dict.fromkeys(name for shown in documents for read in shown.rows for name in read.row.values)))
+    rows = PageRows(list(dict.fromkeys(name for shown in documents for read in shown.rows for name in read.names)))
     for number, shown in enumerate(documents):
         flow.open(number, shown.passages)
         for read in sorted(shown.rows, key=_order):
@@ -248,9 +248,7 @@ def page_data(documents: Sequence[ShownDocument]) -> tuple[dict[str, Any], list[
 
 def _order(read: ReadRow) -> tuple[float, float]:
     """A row's place in its document: where its first value starts, or else its quote; of two, the shorter one first."""
-    spans = read.spans()
-    values = spans[:-1] if read.row.quote and read.row.quote.start is not None and len(spans) > 1 else spans
-    return min(values, default=(math.inf, math.inf))
+    return min(read.values, default=read.quote or (math.inf, math.inf))
 
 
 def pack(column: Sequence[Any]) -> Any:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -56,19 +56,42 @@ class Row(BaseModel):
     adapter: str | None = None
 
 
+def _refuse(word: str) -> None:
+    raise ValueError(f"{word} is no JSON number")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse)
+
+
 @dataclass(frozen=True, slots=True)
 class ReadRow:
-    """A row and the JSON that it was read from."""
+    """A row that was found good, kept as it was written: a hundred thousand of them are held."""
 
-    row: Row
-    raw: Mapping[str, Any]
-    place: str
-    """`file:line`."""
+    line: bytes
+    names: tuple[str, ...]
+    """Its fields."""
+    values: tuple[Range, ...]
+    """Where its values stand in the document."""
+    quote: Range | None
 
-    def spans(self) -> list[Range]:
-        """Where its values, and last its quote, stand in the document."""
-        values = (*self.row.values.values(), self.row.quote)
-        return [(value.start, value.end) for value in values if value and value.start is not None and value.end is not None]
+    @staticmethod
+    def of(line: bytes, row: Row) -> "ReadRow":
+        places = tuple(place for value in row.values.values() if (place := _place(value)))
+        return ReadRow(line, tuple(row.values), places, _place(row.quote))
+
+    @property
+    def spans(self) -> tuple[Range, ...]:
+        """All that it has in the document."""
+        return (*self.values, self.quote) if self.quote else self.values
+
+    def raw(self) -> dict[str, Any]:
+        """Its JSON."""
+        found: dict[str, Any] = _DECODER.decode(self.line.decode("utf-8"))
+        return found
+
+
+def _place(value: RowValue | None) -> Range | None:
+    return None if value is None or value.start is None or value.end is None else (value.start, value.end)
 
 
 @dataclass(slots=True)
@@ -98,7 +121,7 @@ def gather(path: Path, documents: Collection[str], max_records: int) -> Gathered
         if total >= max_records or (documents and name not in documents):
             continue
         row = _check(place, raw)
-        found.rows.setdefault(name, []).append(ReadRow(row, raw, place))
+        found.rows.setdefault(name, []).append(ReadRow.of(line, row))
         total += 1
         found.num_twice += row.id in ids
         ids.add(row.id)
@@ -122,13 +145,6 @@ def _parse(place: str, line: bytes) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise InputError(place, f"JSON {type(raw).__name__}, not a record", "Is this a file that `whet extract` wrote?")
     return raw
-
-
-def _refuse(word: str) -> None:
-    raise ValueError(f"{word} is no JSON number")
-
-
-_DECODER = json.JSONDecoder(parse_constant=_refuse)
 
 
 def _check(place: str, raw: dict[str, Any]) -> Row:

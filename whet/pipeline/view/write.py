@@ -118,7 +118,7 @@ def _choose(
 def _around(rows: Sequence[ReadRow], num_chars: int) -> list[Range]:
     """The ranges that hold all rows' spans and so many characters around them; those that touch are one."""
     joined: list[Range] = []
-    for start, end in sorted((max(0, start - num_chars), end + num_chars) for row in rows for start, end in row.spans()):
+    for start, end in sorted((max(0, start - num_chars), end + num_chars) for row in rows for start, end in row.spans):
         if joined and start <= joined[-1][1]:
             joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
         else:
@@ -140,7 +140,7 @@ def _cut(ranges: Sequence[Range], left: int) -> list[Range]:
 def _stands_in(row: ReadRow, ranges: Sequence[Range]) -> bool:
     """Whether each span of a row stands within one of the ranges."""
     starts = [start for start, _ in ranges]
-    return all((at := bisect_right(starts, start)) > 0 and end <= ranges[at - 1][1] for start, end in row.spans())
+    return all((at := bisect_right(starts, start)) > 0 and end <= ranges[at - 1][1] for start, end in row.spans)
 
 
 def _notes(
