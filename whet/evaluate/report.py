@@ -248,13 +248,14 @@ def render(report: Report) -> str:
     """The report's HTML."""
     import jinja2
 
-    source = importlib.resources.files("whet.evaluate").joinpath("report.html.j2").read_text("utf-8")
+    source = read_beside("report.html.j2")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     curve = report.losses or Losses()
     environment.filters |= {"score": _say_score, "share": _say_share, "count": _say_count, "time": say_time, "p": say_p}
     environment.filters["tie"] = lambda words: _LOOSE.sub("\N{NO-BREAK SPACE}", words)
     html = environment.from_string(source).render(
-        report=report, conclusions=conclude(report), sections=tuple(_sections(report)), cut=cut, line_up=line_up,
+        report=report, style=read_style(), conclusions=conclude(report), sections=tuple(_sections(report)),
+        cut=cut, line_up=line_up,
         losses=draw_losses(curve.train, curve.valid, curve.best_step),
         bars=draw_bars([(stage.name, stage.count, stage.note) for stage in report.funnel]),
         figure=_say_figure(report.headline), summary=_summarise(report),
@@ -265,6 +266,18 @@ def render(report: Report) -> str:
         **_draw_sure(report.sure),
     )  # fmt: skip
     return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", html)
+
+
+def read_beside(name: str) -> str:
+    """A text file of this package, such as a template."""
+    return importlib.resources.files("whet.evaluate").joinpath(name).read_text("utf-8")
+
+
+def read_style() -> Any:
+    """The style sheet of the report and of its sister pages, to be set into a template as it is."""
+    import markupsafe
+
+    return markupsafe.Markup(read_beside("report.css").rstrip("\n"))  # noqa: S704 (our own file)
 
 
 _LOOSE = re.compile(r"(?<=p) (?=[=<])|(?<=[=<]) (?=0)|(?<=\d) (?=%)")
