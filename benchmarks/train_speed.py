@@ -15,7 +15,8 @@ whet's rows by length, since a peer's time a row does not depend on the number o
 
 The last line is a JSON object, by workload: ratio_vs_best_peer, whet's examples a second over those of the fastest peer;
 memory_vs_peer, whet's peak memory over that peer's, both without what the process held after importing its libraries;
-share_of_matrix_rate, whet's FLOP/s over this machine's best rate of the products that the model uses, measured in turn.
+share_of_matrix_rate, whet's FLOP/s over this machine's best rate of the products that the model uses, measured in turn
+(with --quick once, before all else).
 With two models the worse figure is given, and each apart under `models`.
 """
 
@@ -132,8 +133,8 @@ def best_peers(bench: Bench) -> tuple[PeerSettings, ...]:
     return replace(best, system="trl"), best
 
 
-def measure(bench: Bench) -> tuple[Measured, list[Measured], list[float]]:
-    """whet, the peers, and the matrix rates that were measured in turn with them."""
+def measure(bench: Bench, matrix: list[float]) -> tuple[Measured, list[Measured]]:
+    """whet and the peers. The matrix rates that are measured in turn with them go into `matrix`, with --quick one alone."""
     args = bench.args
     chosen = best_peers(bench)
     peers = [*chosen, *([] if args.quick else [TRL_DEFAULT])]
@@ -146,15 +147,15 @@ def measure(bench: Bench) -> tuple[Measured, list[Measured], list[float]]:
     ours = Measured("whet", rows_per_step=bench.num_rows)
     names = ["trl default" if one.is_checkpointed else one.name() for one in peers]
     theirs = [Measured(name, rows_per_step=peer_rows) for name in names]
-    matrix: list[float] = []
     budget = args.tokens_per_batch or BUDGET[bench.workload.name]
     for _ in range(args.rounds):
-        matrix.append(bench.job("rate")["best"])
+        if not (args.quick and matrix):
+            matrix.append(bench.job("rate")["best"])
         for number, settings in enumerate(peers):
             if number == 0 or not args.quick:
                 ours.said.append(bench.job("whet", rows=str(ours_path), tokens_per_batch=budget))
             theirs[number].said.append(bench.job("peer", rows=str(peer_path), peers=(asdict(settings),)))
-    return ours, theirs, matrix
+    return ours, theirs
 
 
 def check(ours: Measured, theirs: Sequence[Measured], same: float) -> list[str]:
@@ -259,12 +260,15 @@ def measure_all(args: argparse.Namespace) -> None:
             folder.mkdir()
             start(Job("make", str(folder), asdict(shape), device=args.device))
             print(f"model {model}: {shape.num_parameters / 1e6:.0f} M parameters, {shape}; {args.threads} threads")
+            matrix: list[float] = []
             for name in args.workload.split(","):
+                if not args.quick:
+                    matrix = []
                 num_train = num_rows(args, name)[0] * args.steps
                 workload = make_workload(name, num_train, 4 if args.quick else 16, args.data, Path(root) / "tokenizer")
                 bench = Bench(args, model, workload, folder)
                 print(workload.describe(), flush=True)
-                ours, theirs, matrix = measure(bench)
+                ours, theirs = measure(bench, matrix)
                 figures.setdefault(model, {})[name] = show(bench, ours, theirs, matrix)
                 for fault in check(ours, theirs, SAME_LOSS[args.device]):
                     print(f"DISAGREES: {model}, {name}: {fault}", flush=True)
