@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from whet.cli import ask, compare, data, extract, plan, recipe, runs, view
+from whet.cli import ask, compare, data, evaluate, extract, plan, recipe, runs, view
 from whet.errors import WhetError
 
 app = typer.Typer(
@@ -20,7 +20,7 @@ app.command("demo", epilog="Example: whet demo --out runs/demo")(runs.demo)
 app.command("run", epilog="Example: whet run recipes/chisiec.yaml train.epochs=2 --out runs/mine")(runs.run)
 app.command("train", epilog="Example: whet train recipes/chisiec.yaml train.learning_rate=5e-4")(runs.train)
 app.command("plan", epilog="Example: whet plan recipes/chisiec.yaml device.quantize=nf4")(plan.plan)
-app.command("evaluate", epilog="Example: whet evaluate runs/demo")(runs.evaluate)
+app.command("evaluate", epilog="Example: whet evaluate embedded --suite recipes/suites/forgetting.yaml")(evaluate.evaluate)
 app.command("compare", epilog="Example: whet compare runs/demo/evaluate/base runs/demo/evaluate/specialist")(compare.compare)
 app.command("ask", epilog="Example: whet ask runs/demo 宣德九年，少師蹇義卒。")(ask.ask)
 app.command("extract", epilog="Example: whet extract annals/ --run runs/chisiec -o officials.jsonl")(extract.extract)

@@ -1,4 +1,4 @@
-"""The verbs that run a recipe: demo, run, train, evaluate."""
+"""The verbs that run a recipe: demo, run, train."""
 
 import contextlib
 import importlib.resources
@@ -73,25 +73,6 @@ def train(
         typer.echo(f"adapter: {folder / 'train' / 'adapter'}")
 
 
-def evaluate(
-    what: Annotated[Path, typer.Argument(metavar="RUN|RECIPE", help="A run folder, or a recipe.")],
-    overrides: Overrides = None,
-    out: Out = None,
-) -> None:
-    """Evaluate what a run folder holds, or do all steps of a recipe that lead there."""
-    from whet.errors import InputError
-    from whet.pipeline.run import evaluate_folder
-
-    if not what.is_dir():
-        run(what, overrides, out)
-        return
-    if overrides:
-        raise InputError("command line", "settings can be changed for a recipe, not for a run folder", "Name the recipe instead")
-    with _interruptible(what) as watch:
-        report = evaluate_folder(what, watch)
-    _say(report, what)
-
-
 def read_settings(path: Path, overrides: list[str] | None) -> Any:
     from whet.recipe import read_recipe
 
@@ -100,11 +81,11 @@ def read_settings(path: Path, overrides: list[str] | None) -> Any:
 
 def _run(recipe: Any, folder: Path) -> None:
     report = do_steps(recipe, folder, "evaluate")
-    _say(report, folder)
+    say_report(report, folder)
 
 
 @contextlib.contextmanager
-def _interruptible(folder: Path) -> Iterator[Any]:
+def interruptible(folder: Path) -> Iterator[Any]:
     """A watch; Ctrl-C becomes an error of ours, since typer would end on it without a word."""
     from whet.cli.watch import TerminalWatch
     from whet.errors import InterruptedRunError
@@ -127,11 +108,11 @@ def _interruptible(folder: Path) -> Iterator[Any]:
 def do_steps(recipe: Any, folder: Path, last: Any) -> Any:
     from whet.pipeline.run import run as run_steps
 
-    with _interruptible(folder) as watch:
+    with interruptible(folder) as watch:
         return run_steps(recipe, folder, watch, last)
 
 
-def _say(report: Any, folder: Path) -> None:
+def say_report(report: Any, folder: Path) -> None:
     if report is None:
         return  # of several processes the first one alone evaluates
     from whet.cli.table import print_report

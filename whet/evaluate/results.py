@@ -8,8 +8,8 @@ from typing import Any, Literal
 from whet.errors import InputError
 from whet.evaluate.run import read_scores
 from whet.evaluate.statistics import Interval
-from whet.records import Score
-from whet.storage import read_json, write_json
+from whet.records import Example, Score, example_from_json
+from whet.storage import read_json, read_jsonl, write_json
 
 VERSION = 1
 Role = Literal["task", "general"]
@@ -102,7 +102,7 @@ class System:
 
 @dataclass(frozen=True, slots=True)
 class SuiteResult:
-    """All parts of a suite, answered by one system. `folder` holds PART/answers.jsonl for each."""
+    """All parts of a suite, answered by one system. `folder` holds for each PART/answers.jsonl and PART/questions.jsonl."""
 
     folder: Path
     suite: str
@@ -119,6 +119,10 @@ class SuiteResult:
     def scores(self, part: str) -> list[Score]:
         """Each example's score of a part, in the order asked."""
         return read_scores(self.folder / part)
+
+    def questions(self, part: str) -> list[Example]:
+        """The examples of a part, in the order asked: question, gold, category, group."""
+        return [example_from_json(row) for row in read_jsonl(self.folder / part / "questions.jsonl")]
 
 
 def write_result(result: SuiteResult) -> None:

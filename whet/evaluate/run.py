@@ -12,7 +12,7 @@ from pydantic import Field
 from whet.config import Settings
 from whet.engines.base import Engine
 from whet.errors import InputError
-from whet.records import Completion, Counts, Example, Record, Score, completion_from_json, completion_to_json
+from whet.records import Completion, Counts, Example, Record, Request, Score, completion_from_json, completion_to_json
 from whet.storage import read_jsonl, write_jsonl
 from whet.tasks.base import Task, Total
 
@@ -62,17 +62,19 @@ def ask_engine(engine: Engine, task: Task, examples: Sequence[Example]) -> Itera
         if all(not request.choices for request in requests):
             yield from engine.answer(requests)
             continue
-        for request in requests:
-            try:
-                ranks = engine.rank(request)
-            except InputError as error:
-                yield Completion("", "error", error=str(error))
-                continue
-            if any(math.isnan(rank) for rank in ranks):
-                yield Completion("", "error", error="a log-likelihood is no number")
-                continue
-            best = max(range(len(ranks)), key=ranks.__getitem__)
-            yield Completion(request.choices[best], "stop")
+        yield from (choose(engine, request) for request in requests)
+
+
+def choose(engine: Engine, request: Request) -> Completion:
+    """The likeliest of a request's choices, as a completion."""
+    try:
+        ranks = engine.rank(request)
+    except InputError as error:
+        return Completion("", "error", error=str(error))
+    if any(math.isnan(rank) for rank in ranks):
+        return Completion("", "error", error="a log-likelihood is no number")
+    best = max(range(len(ranks)), key=ranks.__getitem__)
+    return Completion(request.choices[best], "stop")
 
 
 def predict_all(predict: Callable[[str], Sequence[Record]], task: Task, examples: Sequence[Example]) -> Iterator[Completion]:
@@ -100,7 +102,8 @@ def evaluate(
             score = task.score(example, completion)
             scores.append(score)
             watch(number, len(examples))
-            yield {"id": example.id, "source": example.source, **completion_to_json(completion), "score": score_to_json(score)}
+            place = {"id": example.id, "source": example.source, "group": example.group}
+            yield {**place, **completion_to_json(completion), "score": score_to_json(score)}
 
     write_jsonl(out / "answers.jsonl", rows())
     total = task.total(scores)

@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Literal
@@ -13,6 +14,7 @@ from whet.records import Completion, Example, Message, Request, Score
 from whet.tasks.base import Answer, Total, Unread
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_LETTER = re.compile(r"\(?([A-Z])(?:[.):,]|$)")  # "B", "(B)", "B. because": a word that begins with a capital is no letter
 
 
 class ChoiceQaSettings(Settings):
@@ -26,8 +28,11 @@ class ChoiceQaSettings(Settings):
     """A system message; null sends none."""
     shuffle_seed: int | None = 0
     """Seed of the order of choices, drawn for each question by itself; null keeps the order of the file."""
+    answer_by: Literal["likelihood", "text"] = "likelihood"
+    """likelihood: the likeliest letter is the answer, whatever the model would write. text: the letter that it writes; servers
+    that give no log-probabilities know this alone."""
     max_tokens: int = Field(default=4, ge=1)
-    """Most tokens of a reply, where an engine answers in text instead of ranking."""
+    """Most tokens of a reply, with answer_by text."""
 
 
 class ChoiceQa:
@@ -66,7 +71,8 @@ class ChoiceQa:
         lines = [f"{LETTERS[at]}. {example.choices[number]}" for at, number in enumerate(order)]
         user = Message("user", "\n".join([self.settings.prompt, "", example.text, *lines]))
         system = [Message("system", self.settings.system)] if self.settings.system is not None else []
-        return Request((*system, user), self.settings.max_tokens, choices=tuple(LETTERS[: len(order)]))
+        choices = tuple(LETTERS[: len(order)]) if self.settings.answer_by == "likelihood" else ()
+        return Request((*system, user), self.settings.max_tokens, choices=choices)
 
     def reply(self, example: Example) -> str:
         if example.answer is None:
@@ -76,8 +82,9 @@ class ChoiceQa:
     def read(self, example: Example, completion: Completion) -> Answer | Unread:
         if completion.finish == "error":
             return Unread(f"the engine failed ({completion.error})")
-        letter = completion.text.strip().rstrip(".)")
-        if len(letter) != 1 or letter not in LETTERS[: len(example.choices)]:
+        found = _LETTER.match(completion.text.strip())
+        letter = found.group(1) if found else ""
+        if letter not in tuple(LETTERS[: len(example.choices)]):
             return Unread(f"{completion.text[:20]!r} is none of the letters")
         return Answer(choice=self.order(example)[LETTERS.index(letter)], text=letter)
 
@@ -101,6 +108,9 @@ class ChoiceQa:
         for score in read:
             by_category[score.category or "all"].append(bool(score.right))
         num_right = sum(bool(score.right) for score in read)
+        by_position: dict[str, list[bool]] = defaultdict(list)
+        for score in read:
+            by_position[score.detail["gold"]].append(bool(score.right))
         said = Counter(score.detail["letter"] for score in read)
         gold = Counter(score.detail["gold"] for score in answered)
         constant, constant_right = max(gold.items(), key=lambda item: (item[1], item[0]), default=("", 0))
@@ -117,6 +127,7 @@ class ChoiceQa:
             {
                 "by_category": {name: {"right": sum(rights), "num": len(rights)} for name, rights in sorted(by_category.items())},
                 "letters": {letter: count / len(read) for letter, count in sorted(said.items())},
+                "by_position": {gold: {"right": sum(rights), "num": len(rights)} for gold, rights in sorted(by_position.items())},
                 "gold_letters": {letter: count / len(answered) for letter, count in sorted(gold.items())},
                 "best_constant": {"letter": constant, "accuracy": constant_right / len(answered) if answered else 0.0},
                 "num_distinct": len({score.example_id for score in scores}),

@@ -1,16 +1,17 @@
-"""Free answers: a conversation whose last turn is the gold; scored by exact match and token F1."""
+"""Free answers: a conversation whose last turn is the gold; scored by exact match, token F1, or as a number."""
 
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from whet.config import Settings
 from whet.records import Completion, Counts, Example, Message, Request, Score
 from whet.tasks.base import Answer, Total, Unread
+from whet.tasks.numbers import gold_number, number_of, say_number
 
 
 class FreeQaSettings(Settings):
@@ -22,6 +23,17 @@ class FreeQaSettings(Settings):
     """A system message for rows that bring none; null sends none."""
     max_tokens: int = Field(default=256, ge=1)
     """Most tokens of a reply; a longer one counts as truncated."""
+    metric: Literal["exact", "f1", "numeric"] = "exact"
+    """What the headline is. exact: the same words. f1: words in common. numeric: the same number, the last one of the reply; a
+    reply without one is unread, counted, and in no accuracy."""
+    marker: str | None = None
+    """With numeric: text that must stand before the number of a reply, such as ####; null takes the reply's last number."""
+
+    @model_validator(mode="after")
+    def _marks_numbers_only(self) -> Self:
+        if self.marker is not None and (self.metric != "numeric" or not self.marker):
+            raise ValueError("marker is a text before a number, and does nothing without metric numeric")
+        return self
 
 
 class FreeQa:
@@ -38,7 +50,11 @@ class FreeQa:
         return example
 
     def faults(self, example: Example) -> tuple[str, ...]:
-        return ("empty: the reply is empty",) if not example.messages[-1].content.strip() else ()
+        if not example.messages[-1].content.strip():
+            return ("empty: the reply is empty",)
+        if self.settings.metric == "numeric" and gold_number(self.reply(example)) is None:
+            return ("empty: the gold holds no number",)
+        return ()
 
     def ask(self, example: Example) -> Request:
         turns = example.messages[:-1]
@@ -54,14 +70,24 @@ class FreeQa:
         if completion.finish == "error":
             return Unread(f"the engine failed ({completion.error})")
         said = completion.text.strip()
-        return Answer(text=said) if said else Unread("the reply is empty")
+        if not said:
+            return Unread("the reply is empty")
+        if self.settings.metric == "numeric":
+            number = number_of(said, self.settings.marker)
+            if number is None:
+                marked = f" after {self.settings.marker!r}" if self.settings.marker else ""
+                return Unread(f"the reply holds no number{marked}")
+            return Answer(text=say_number(number))
+        return Answer(text=said)
 
     def score(self, example: Example, completion: Completion) -> Score:
         if completion.finish == "error":
             return Score(example.id, "error", flags={"error": 1}, category=example.category, detail={"error": completion.error})
-        gold = Counter(words(self.reply(example)))
         flags = {"truncated": int(completion.finish == "length")}
         read = self.read(example, completion)
+        if self.settings.metric == "numeric":
+            return self._score_number(example, read, flags)
+        gold = Counter(words(self.reply(example)))
         if isinstance(read, Unread):
             return Score(
                 example.id,
@@ -84,25 +110,53 @@ class FreeQa:
             detail={"text": read.text},
         )
 
+    def _score_number(self, example: Example, read: Answer | Unread, flags: dict[str, int]) -> Score:
+        """Right or wrong by the number alone; a reply without one is not scored."""
+        gold = gold_number(self.reply(example))
+        detail = {"gold": say_number(gold) if gold is not None else ""}
+        if isinstance(read, Unread):
+            return Score(
+                example.id, "unread", flags=flags | {"unread": 1}, category=example.category,
+                detail=detail | {"reason": read.reason},
+            )  # fmt: skip
+        right = gold is not None and read.text == detail["gold"]
+        return Score(example.id, "read", right=right, flags=flags, category=example.category, detail=detail | {"text": read.text})
+
     def total(self, scores: Sequence[Score]) -> Total:
         scored = [score for score in scores if score.status != "error"]
+        if self.settings.metric == "numeric":
+            return _total_numbers(scores, scored)
         counts = sum((score.counts["token"] for score in scored), Counts())
         num_right = sum(bool(score.right) for score in scored)
         num = len(scored)
         return Total(
-            ("exact", "accuracy"),
+            ("exact", "accuracy") if self.settings.metric == "exact" else ("token", "f1"),
             len(scores),
             num,
             {
                 "exact": {"accuracy": num_right / num if num else 0.0, "right": num_right, "num": num},
                 "token": counts.figures(),
             },
-            {
-                "unread": sum(score.status == "unread" for score in scored) / num if num else 0.0,
-                "truncated": sum(score.flags.get("truncated", 0) for score in scored) / num if num else 0.0,
-                "error": (len(scores) - num) / len(scores) if scores else 0.0,
-            },
+            _rates(scores, scored),
         )
+
+
+def _total_numbers(scores: Sequence[Score], scored: Sequence[Score]) -> Total:
+    """Accuracy among the replies that hold a number; beside it that among all, where one without a number is wrong."""
+    read = [score for score in scored if score.status == "read"]
+    num_right = sum(bool(score.right) for score in read)
+    measures = {"numeric": {"accuracy": num_right / len(read) if read else 0.0, "right": num_right, "num": len(read)}}
+    of_all = {"accuracy": num_right / len(scored) if scored else 0.0, "right": num_right, "num": len(scored)}
+    return Total(("numeric", "accuracy"), len(scores), len(read), measures, _rates(scores, scored), {"of_all": of_all})
+
+
+def _rates(scores: Sequence[Score], scored: Sequence[Score]) -> dict[str, float]:
+    num = len(scored)
+    return {
+        "unread": sum(score.status == "unread" for score in scored) / num if num else 0.0,
+        "truncated": sum(score.flags.get("truncated", 0) for score in scored) / num if num else 0.0,
+        "error": (len(scores) - num) / len(scores) if scores else 0.0,
+    }
 
 
 def words(text: str) -> list[str]:

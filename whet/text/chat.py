@@ -1,8 +1,9 @@
 """Renders messages with the model's own chat template and says which tokens are learnt."""
 
+import functools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -54,25 +55,7 @@ class Chat:
                 raise InputError(
                     "", f"the text holds {found.group()!r}, a mark of the chat template", "Take it out of the source"
                 )
-        try:
-            text = self._compiled.render(
-                messages=[asdict(message) for message in messages],
-                add_generation_prompt=is_prompt,
-                tools=None,
-                # Templates of thinking models then open and close an empty thought in prompt and answer alike.
-                documents=None,
-                enable_thinking=False,
-                **{name: self._tokens.get(name, "") for name in ("bos_token", "eos_token")},
-            )
-        except Exception as error:  # template code can raise anything
-            raise InputError(
-                str(self.folder),
-                f"its chat template fails on {_roles(messages)} ({error})",
-                "Change the messages (a system message may not be supported: task.system=null)",
-            ) from None
-        if len(text) > MAX_RENDERED:
-            raise InputError(str(self.folder), "its chat template writes without end")
-        return str(text)
+        return _rendered(self._compiled, messages, self._tokens, str(self.folder), is_prompt=is_prompt)
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """The token ids that an engine sends for these messages."""
@@ -146,6 +129,37 @@ class Chat:
         )
 
 
+def render_with(template: str, messages: Sequence[Message], tokens: Mapping[str, str], place: str) -> str:
+    """The prompt of these messages by a template that stands in no model folder (a GGUF file's, say).
+
+    tokens: bos_token and eos_token. Marks inside the messages are the caller's to look for.
+    """
+    return _rendered(_compile(template, place), messages, tokens, place, is_prompt=True)
+
+
+def _rendered(compiled: Any, messages: Sequence[Message], tokens: Mapping[str, str], place: str, *, is_prompt: bool) -> str:
+    try:
+        text = compiled.render(
+            messages=[asdict(message) for message in messages],
+            add_generation_prompt=is_prompt,
+            tools=None,
+            # Templates of thinking models then open and close an empty thought in prompt and answer alike.
+            documents=None,
+            enable_thinking=False,
+            **{name: tokens.get(name, "") for name in ("bos_token", "eos_token")},
+        )
+    except Exception as error:  # template code can raise anything
+        raise InputError(
+            place,
+            f"its chat template fails on {_roles(messages)} ({error})",
+            "Change the messages (a system message may not be supported: task.system=null)",
+        ) from None
+    if len(text) > MAX_RENDERED:
+        raise InputError(place, "its chat template writes without end")
+    return str(text)
+
+
+@functools.lru_cache(maxsize=8)
 def _compile(template: str, place: str) -> Any:
     """The template in an immutable sandbox: no attribute of Python's reaches it, no loop is longer than Jinja's limit."""
     import jinja2

@@ -1,0 +1,69 @@
+"""The verb that measures: a run's own held-out examples, or any system on a suite."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from whet.cli.runs import Out, Overrides, interruptible, run, say_report
+
+
+def evaluate(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="WHAT",
+            help="A run folder or a recipe; with --suite also `embedded`, a model or adapter folder, a .gguf file, an http:// "
+            "address (its model after a #), or an engine's YAML file.",
+        ),
+    ],
+    overrides: Overrides = None,
+    out: Out = None,
+    suite: Annotated[
+        Path | None, typer.Option("--suite", "-s", help="The suite, a YAML file; settings that follow change it.")
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Name of the model on the server.")] = None,
+    base: Annotated[str | None, typer.Option("--base", help="Base of an adapter that lies in no run folder.")] = None,
+    training_data: Annotated[
+        list[Path] | None,
+        typer.Option("--training-data", help="What it was trained on: a run folder or example files. A run's own is known."),
+    ] = None,
+) -> None:
+    """Evaluate what a run folder holds, or do all steps of a recipe that lead there; with --suite, ask any system a suite."""
+    if suite is not None:
+        _evaluate_suite(what, suite, overrides or [], out, model, base, training_data or [])
+        return
+    from whet.errors import InputError
+    from whet.pipeline.run import evaluate_folder
+
+    if model or base or training_data:
+        raise InputError("command line", "--model, --base and --training-data belong to --suite", "Name a suite with --suite")
+    path = Path(what)
+    if not path.is_dir():
+        run(path, overrides, out)
+        return
+    if overrides:
+        raise InputError("command line", "settings can be changed for a recipe, not for a run folder", "Name the recipe instead")
+    with interruptible(path) as watch:
+        report = evaluate_folder(path, watch)
+    say_report(report, path)
+
+
+def _evaluate_suite(
+    what: str, path: Path, overrides: list[str], out: Path | None, model: str | None, base: str | None, training: list[Path]
+) -> None:
+    import re
+
+    from whet.cli.suite_table import print_result
+    from whet.evaluate.suite import read_suite
+    from whet.pipeline.suite_step import run_suite, training_examples
+    from whet.pipeline.systems import find_system
+
+    suite = read_suite(path, overrides)
+    candidate = find_system(what, model=model, base=base)
+    label = re.sub(r"[^A-Za-z0-9._-]+", "-", candidate.system.label).strip("-.") or candidate.system.kind
+    folder = out or Path("runs") / "suites" / suite.name / f"{label}-{candidate.system.kind}"
+    with interruptible(folder) as watch:
+        result = run_suite(suite, candidate, folder, watch, training_examples(candidate, training))
+    print_result(result)
+    typer.echo(f"result: {folder / 'result.json'}")
