@@ -75,13 +75,21 @@ def kill(recipe: Path, folder: Path, moment: Moment) -> bool:
     while num_steps(folder) < moment.step and process.poll() is None:
         time.sleep(0.002)
     if moment.is_in_save:
-        while not list(folder.glob("train/.*.part")) + list(folder.glob("train/*/.*.part")) and process.poll() is None:
+        while not is_saving(folder) and process.poll() is None:
             pass  # a save takes milliseconds
     time.sleep(moment.delay_s)
     with contextlib.suppress(ProcessLookupError):
         process.send_signal(signal.SIGKILL)
     process.communicate()
     return process.returncode == -signal.SIGKILL
+
+
+def is_saving(folder: Path) -> bool:
+    """Whether something half-written lies in the run."""
+    try:
+        return any(any(folder.glob(pattern)) for pattern in ("train/.*.part", "train/*/.*.part"))
+    except FileNotFoundError:
+        return True  # a folder was renamed while it was looked through
 
 
 def num_steps(folder: Path) -> int:
