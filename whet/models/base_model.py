@@ -1,16 +1,28 @@
 """A base model as it lies on disk: its config, its identity, what in it must not be trusted."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from whet.errors import InputError
-from whet.storage import canonical, hash_file, hash_text, read_json
+from whet.models.described import read_config
+from whet.models.weights import check_inside, read_weights_file, weights_files
+from whet.storage import canonical, hash_file, hash_text
 
 EMBEDDED = "embedded"
 EMBEDDED_PATH = Path(__file__).parent / "embedded" / "base"
-MAX_HEADER = 100_000_000  # bytes of a safetensors header, the format's own limit
+# Files beside the weights of a model folder that belong to it.
+COMPANIONS = (
+    *(
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "tokenizer.model",
+        "spiece.model",
+    ),
+    *("vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja", "chat_template.json", "generation_config.json"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +48,8 @@ class BaseModel:
 def open_base(name: str | Path) -> BaseModel:
     """The base of a recipe: `embedded`, or a folder in the Hugging Face layout.
 
-    Refused: no config.json, weights that are no safetensors (pickles run code), code that the config names.
+    Refused: no config.json, weights that are no safetensors (pickles run code), code that the config names, headers and
+    indexes that can't be (see models/weights.py).
     """
     folder = EMBEDDED_PATH if str(name) == EMBEDDED else Path(name).expanduser()
     config_path = folder / "config.json"
@@ -46,16 +59,7 @@ def open_base(name: str | Path) -> BaseModel:
             "is no model folder (no config.json)",
             f"Give a folder in the Hugging Face layout, or `{EMBEDDED}` for the small base that ships with whet",
         )
-    config = read_json(config_path)
-    if not isinstance(config, dict):
-        raise InputError(str(config_path), "is no model config")
-    for key in ("auto_map", "model_file"):
-        if key in config:
-            raise InputError(
-                str(config_path),
-                f"names code to run ({key})",
-                "whet runs no code from a model folder; take a model that transformers supports by itself",
-            )
+    config = read_config(config_path)
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         found = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt", ".gguf"))
@@ -64,6 +68,8 @@ def open_base(name: str | Path) -> BaseModel:
             "has no safetensors weights" + (f" (only {', '.join(found[:3])})" if found else ""),
             "Convert them with safetensors' own converter; pickled weights can run code and are not read",
         )
+    for path in {*weights, *weights_files(folder)}:
+        check_inside(path, folder)
     return BaseModel(folder, config, _fingerprint(folder, weights))
 
 
@@ -75,20 +81,7 @@ def _fingerprint(folder: Path, weights: list[Path]) -> str:
             parts[name] = hash_file(path)
     for path in weights:
         size = path.stat().st_size
-        header = _header_hash(path)
+        header = hash_text(read_weights_file(path).header.decode("utf-8", "replace"))
         parts[path.name] = hash_file(path) if size <= 64_000_000 else f"{size}:{header}"
     return hash_text(canonical(parts))
 
-
-def _header_hash(path: Path) -> str:
-    """Hash of a safetensors header: names, shapes and places of all tensors."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if not 0 < length <= min(MAX_HEADER, path.stat().st_size - 8):
-            raise InputError(str(path), "is no safetensors file (its header length can't be)")
-        header = file.read(length)
-    try:
-        json.loads(header)
-    except (ValueError, RecursionError):
-        raise InputError(str(path), "is no safetensors file (its header is not JSON)") from None
-    return hash_text(header.decode("utf-8", "replace"))

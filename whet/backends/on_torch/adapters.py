@@ -12,23 +12,11 @@ import torch
 from whet.backends.base import FullSettings, LoraSettings
 from whet.backends.on_torch.targets import decoder_layers, find_targets, is_tied, last_layers, name_of
 from whet.errors import InputError
-from whet.models.base_model import BaseModel, open_base
+from whet.models.base_model import COMPANIONS, BaseModel, open_base
 from whet.storage import read_json, write_json
 
 # Ways to start an adapter that leave the base as it is; others (pissa, olora, loftq, corda) rewrite its weights.
 HARMLESS_STARTS = (True, False, "gaussian", "orthogonal")
-# Files beside the weights of a model folder that belong to it.
-COMPANIONS = (
-    *(
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "special_tokens_map.json",
-        "added_tokens.json",
-        "tokenizer.model",
-        "spiece.model",
-    ),
-    *("vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja", "chat_template.json", "generation_config.json"),
-)
 SHAPES = ("model_type", "hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads", "tie_word_embeddings")
 
 
