@@ -84,4 +84,3 @@ def _fingerprint(folder: Path, weights: list[Path]) -> str:
         header = hash_text(read_weights_file(path).header.decode("utf-8", "replace"))
         parts[path.name] = hash_file(path) if size <= 64_000_000 else f"{size}:{header}"
     return hash_text(canonical(parts))
-
