@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from whet.cli import ask, compare, data, evaluate, extract, plan, recipe, runs, view
+from whet.cli import ask, compare, data, evaluate, extract, fuse, plan, recipe, runs, view
 from whet.errors import WhetError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command("compare", epilog="Example: whet compare runs/demo/evaluate/base run
 app.command("ask", epilog="Example: whet ask runs/demo 宣德九年，少師蹇義卒。")(ask.ask)
 app.command("extract", epilog="Example: whet extract annals/ --run runs/chisiec -o officials.jsonl")(extract.extract)
 app.command("view", epilog="Example: whet view out.jsonl --document annals.txt")(view.view)
+app.command("fuse", epilog="Example: whet fuse runs/demo -o models/officials")(fuse.fuse)
 app.add_typer(data.app, name="data")
 app.add_typer(recipe.app, name="recipe")
 
