@@ -1,7 +1,7 @@
 """Compare two runs over the same examples: a paired test, what turned right and wrong, and a verdict in words."""
 
 import dataclasses
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -76,27 +76,19 @@ def compare(
 ) -> Comparison:
     """Hold run B against run A by the headline measure and figure of their task.
 
-    ("accuracy", "accuracy") takes McNemar's exact test of right and wrong, by category too; (measure, "f1"), or
-    "precision" or "recall", the paired permutation test of its counts; where `groups` names one for each example id,
-    whole groups are swapped. InputError where the runs did not answer the same examples or no pair is left.
+    ("accuracy", "accuracy") takes McNemar's exact test of right and wrong; (measure, "f1"), or "precision" or "recall",
+    the paired permutation test of its counts; where `groups` names one for each example id, whole groups are swapped.
+    The same within each category. InputError where the runs did not answer the same examples or no pair is left.
     """
     pairs, num_left_out = _pair(a, b, names)
-    measure, figure = headline
-    if figure == "accuracy":
-        sides = [[is_right(score, measure) for score in side] for side in zip(*pairs, strict=True)]
-        scores = [sum(side) / len(side) for side in sides]
-        paired = mcnemar(sides[0], sides[1], confidence)
-        categories = _by_category(pairs, measure, confidence)
-    else:
-        stacks = [[score.counts[measure] for score in side] for side in zip(*pairs, strict=True)]
-        scores = [float(getattr(sum(side, Counts()), figure)) for side in stacks]
-        group_of = None if groups is None else [groups[score.example_id] for score, _ in pairs]
-        paired = paired_f1(
-            stacks[0], stacks[1], seed, figure=figure, groups=group_of,
-            confidence=confidence, num_resamples=num_resamples,
-        )  # fmt: skip
-        categories = ()
-    verdict = _judge(paired.difference, paired.p_value)
+    measure = headline[0]
+
+    def test(some: Sequence[tuple[Score, Score]]) -> tuple[float, float, Paired]:
+        return _test(some, headline, groups, confidence, seed, num_resamples)
+
+    *scores, paired = test(pairs)
+    categories = _by_category(pairs, test)
+    verdict = judge(paired.difference, paired.p_value)
     numbers = _say_numbers(headline, (scores[0], scores[1]), paired, len(pairs), num_left_out, confidence)
     return Comparison(
         names, headline, len(pairs), num_left_out, scores[0], scores[1], paired, ALPHA, verdict,
@@ -143,24 +135,39 @@ def _pair(a: Sequence[Score], b: Sequence[Score], names: tuple[str, str]) -> tup
     return pairs, len(of_a) - len(pairs)
 
 
-def _by_category(pairs: Sequence[tuple[Score, Score]], measure: str, confidence: float) -> tuple[Category, ...]:
-    """McNemar within each category, p-values corrected together; nothing where there is one category or none."""
-    members: dict[str, list[tuple[bool, bool]]] = {}
-    for left, right in pairs:
-        members.setdefault(left.category, []).append((is_right(left, measure), is_right(right, measure)))
+def _test(
+    pairs: Sequence[tuple[Score, Score]], headline: tuple[str, str], groups: Mapping[str, Hashable] | None,
+    confidence: float, seed: int, num_resamples: int,
+) -> tuple[float, float, Paired]:  # fmt: skip
+    """The headline figure of both sides on these pairs, and their paired test."""
+    measure, figure = headline
+    if figure == "accuracy":
+        sides = [[is_right(score, measure) for score in side] for side in zip(*pairs, strict=True)]
+        return sum(sides[0]) / len(pairs), sum(sides[1]) / len(pairs), mcnemar(sides[0], sides[1], confidence)
+    stacks = [[score.counts[measure] for score in side] for side in zip(*pairs, strict=True)]
+    group_of = None if groups is None else [groups[score.example_id] for score, _ in pairs]
+    paired = paired_f1(
+        stacks[0], stacks[1], seed, figure=figure, groups=group_of, confidence=confidence, num_resamples=num_resamples
+    )
+    a, b = (float(getattr(sum(side, Counts()), figure)) for side in stacks)
+    return a, b, paired
+
+
+def _by_category(
+    pairs: Sequence[tuple[Score, Score]], test: Callable[[Sequence[tuple[Score, Score]]], tuple[float, float, Paired]]
+) -> tuple[Category, ...]:
+    """The same test within each category, p-values corrected together; nothing where there is one category or none."""
+    members: dict[str, list[tuple[Score, Score]]] = {}
+    for pair in pairs:
+        members.setdefault(pair[0].category, []).append(pair)
     if len(members) < 2:
         return ()
-    found = {
-        name: mcnemar([x for x, _ in rights], [y for _, y in rights], confidence) for name, rights in sorted(members.items())
-    }
-    adjusted = holm([paired.p_value for paired in found.values()])
+    found = {name: test(members[name]) for name in sorted(members)}
+    adjusted = holm([paired.p_value for _, _, paired in found.values()])
     return tuple(
-        Category(
-            name, len(members[name]), sum(x for x, _ in members[name]) / len(members[name]),
-            sum(y for _, y in members[name]) / len(members[name]), paired, p, _judge(paired.difference, p),
-        )
-        for (name, paired), p in zip(found.items(), adjusted, strict=True)
-    )  # fmt: skip
+        Category(name, len(members[name]), a, b, paired, p, judge(paired.difference, p))
+        for (name, (a, b, paired)), p in zip(found.items(), adjusted, strict=True)
+    )
 
 
 def _flips(pairs: Sequence[tuple[Score, Score]], measure: str) -> Flips:
@@ -171,7 +178,8 @@ def _flips(pairs: Sequence[tuple[Score, Score]], measure: str) -> Flips:
     )
 
 
-def _judge(difference: float, p_value: float) -> Verdict:
+def judge(difference: float, p_value: float) -> Verdict:
+    """The verdict on a difference (B minus A) by its two-sided p-value, corrected or not."""
     if p_value >= ALPHA or difference == 0:
         return "no difference shown"
     return "better" if difference > 0 else "worse"
