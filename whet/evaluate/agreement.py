@@ -1,0 +1,80 @@
+"""How far two systems say the same: the share of equal answers, and Cohen's kappa."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from whet.evaluate.compare import is_right
+from whet.evaluate.statistics import CONFIDENCE, Interval, wilson
+from whet.records import Score
+from whet.storage import canonical
+from whet.tasks.free_qa import words
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How far two systems agree on a part, over the `num` examples that both answered readably.
+
+    kappa: agreement beyond chance, of the letters of choice questions (`kappa_of` "letters"), else of right and wrong
+    ("right or wrong"); None where chance alone would agree always.
+    """
+
+    part: str
+    names: tuple[str, str]
+    num: int
+    num_equal: int
+    interval: Interval
+    """Of the share of equal answers."""
+    kappa: float | None
+    kappa_of: str
+
+    @property
+    def share(self) -> float:
+        return self.num_equal / self.num if self.num else 0.0
+
+
+def agree(
+    part: str, names: tuple[str, str], a: Sequence[Score], b: Sequence[Score], measure: str, confidence: float = CONFIDENCE
+) -> Agreement:
+    """The agreement of two systems on the examples of a part, paired by id.
+
+    Letters stand for choices in the order of their prompt: where the two prompts order them otherwise (their golds have
+    other letters), only being right or wrong is compared.
+    """
+    of_b = {score.example_id: score for score in b}
+    pairs = [(score, of_b[score.example_id]) for score in a if score.example_id in of_b]
+    pairs = [(x, y) for x, y in pairs if x.status == y.status == "read"]
+    has_letters = all("letter" in x.detail and "letter" in y.detail and x.detail["gold"] == y.detail["gold"] for x, y in pairs)
+    said = [(_said(x), _said(y)) for x, y in pairs]
+    rights = [(is_right(x, measure), is_right(y, measure)) for x, y in pairs]
+    is_said = has_letters or not any("letter" in score.detail for pair in pairs for score in pair)
+    equal = [x == y if is_said and x is not None and y is not None else right == other
+             for (x, y), (right, other) in zip(said, rights, strict=True)]  # fmt: skip
+    letters = [(str(x.detail["letter"]), str(y.detail["letter"])) for x, y in pairs] if has_letters else []
+    kappa = cohen_kappa(letters) if has_letters else cohen_kappa([(str(x), str(y)) for x, y in rights])
+    return Agreement(
+        part, names, len(pairs), sum(equal), wilson(sum(equal), len(pairs), confidence), kappa,
+        "letters" if has_letters else "right or wrong",
+    )  # fmt: skip
+
+
+def cohen_kappa(pairs: Sequence[tuple[str, str]]) -> float | None:
+    """Cohen's kappa, (seen - chance) / (1 - chance), of two raters' labels (Cohen 1960, Educ. Psychol. Meas. 20:37).
+
+    None without pairs, and where both always say the same one label.
+    """
+    if not pairs:
+        return None
+    seen = sum(x == y for x, y in pairs) / len(pairs)
+    left, right = Counter(x for x, _ in pairs), Counter(y for _, y in pairs)
+    chance = sum(left[label] * right[label] for label in left) / len(pairs) ** 2
+    return None if chance == 1 else (seen - chance) / (1 - chance)
+
+
+def _said(score: Score) -> str | None:
+    """What a reply comes down to, whatever its wording: the letter, the records in any order, the words of a text."""
+    if "letter" in score.detail:
+        return str(score.detail["letter"])
+    if "records" in score.detail:
+        return canonical(sorted(canonical(dict(row)) for row in score.detail["records"]))
+    return " ".join(words(str(score.detail["text"]))) if "text" in score.detail else None
