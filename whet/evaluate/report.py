@@ -251,21 +251,21 @@ def render(report: Report) -> str:
     source = read_beside("report.html.j2")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     curve = report.losses or Losses()
-    environment.filters |= {"score": _say_score, "share": _say_share, "count": _say_count, "time": say_time, "p": say_p}
-    environment.filters["tie"] = lambda words: _LOOSE.sub("\N{NO-BREAK SPACE}", words)
+    environment.filters |= {"score": say_score, "share": say_share, "count": _say_count, "time": say_time, "p": say_p}
+    environment.filters["tie"] = lambda words: LOOSE.sub("\N{NO-BREAK SPACE}", words)
     html = environment.from_string(source).render(
         report=report, style=read_style(), conclusions=conclude(report), sections=tuple(_sections(report)),
         cut=cut, line_up=line_up,
         losses=draw_losses(curve.train, curve.valid, curve.best_step),
         bars=draw_bars([(stage.name, stage.count, stage.note) for stage in report.funnel]),
-        figure=_say_figure(report.headline), summary=_summarise(report),
+        figure=say_figure(report.headline), summary=_summarise(report),
         rate_meanings=RATE_MEANINGS, rates=_keys(system.rates for system in report.systems),
         fields=_keys(system.fields for system in report.systems),
         categories=_keys(system.categories for system in report.systems),
         letters=_keys([report.letters, *(system.letters for system in report.systems)]),
         **_draw_sure(report.sure),
     )  # fmt: skip
-    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", html)
+    return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", html)
 
 
 def read_beside(name: str) -> str:
@@ -280,10 +280,10 @@ def read_style() -> Any:
     return markupsafe.Markup(read_beside("report.css").rstrip("\n"))  # noqa: S704 (our own file)
 
 
-_LOOSE = re.compile(r"(?<=p) (?=[=<])|(?<=[=<]) (?=0)|(?<=\d) (?=%)")
+LOOSE = re.compile(r"(?<=p) (?=[=<])|(?<=[=<]) (?=0)|(?<=\d) (?=%)")
 """Spaces at which a figure must not be broken."""
 
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 """Characters that HTML or UTF-8 can't hold."""
 
 
@@ -335,21 +335,24 @@ def _keys(mappings: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
 
 def _summarise(report: Report) -> str:
     """The chart of scores in words."""
-    scores = (f"{system.name} {_say_score(system.score.value)}" for system in report.systems)
-    return f"{_say_figure(report.headline)}: {', '.join(scores)}"
+    scores = (f"{system.name} {say_score(system.score.value)}" for system in report.systems)
+    return f"{say_figure(report.headline)}: {', '.join(scores)}"
 
 
-def _say_figure(headline: tuple[str, str]) -> str:
+def say_figure(headline: tuple[str, str]) -> str:
+    """A headline in words: "accuracy", "record F1"."""
     measure, figure = headline
     words = "F1" if figure == "f1" else figure
     return words if measure == figure else f"{measure} {words}"
 
 
-def _say_score(value: float | None) -> str:
+def say_score(value: float | None) -> str:
+    """A figure from 0 to 1: "0.482"."""
     return "–" if value is None or not math.isfinite(value) else f"{value:.3f}"
 
 
-def _say_share(value: float | None) -> str:
+def say_share(value: float | None) -> str:
+    """A share in per cent: "48.2 %"."""
     return "–" if value is None or not math.isfinite(value) else f"{100 * value:.1f} %"
 
 

@@ -57,8 +57,8 @@ class Difference:
     parts: tuple[str, ...]
 
     def say(self, first_label: str) -> str:
-        where = f" on {', '.join(self.parts)}"
-        return f"{self.label} was asked with another {self.what} than {first_label}{where}: {self.other}, not {self.first}"
+        where = ", ".join(self.parts)
+        return f"{self.label} and {first_label} differ in their {self.what} on {where}: {self.other} against {self.first}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,6 @@
 """Where everything stands in the charts of a comparison, in per cent of the plot; the template draws it."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -180,7 +179,7 @@ def conclude(found: SideBySide) -> tuple[Conclusion, ...]:
             words = f"{held.label} has lost{on} against {first}."
         else:
             words = f"{held.label} is {held.verdict} than {first}{on}."
-        corrected = f" With all tests of this page corrected together, {say_p(held.adjusted_p)}." if len(found.held) > 1 else ""
+        corrected = f" Corrected for all {len(found.held)} tests: {say_p(held.adjusted_p)}." if len(found.held) > 1 else ""
         said.append(Conclusion(tone, words, _start_upper(held.comparison.numbers) + corrected))
     return tuple(sorted(said, key=lambda conclusion: ("bad", "even", "good").index(conclusion.tone)))
 
