@@ -50,7 +50,7 @@ def compare(
         from whet.evaluate.blind import render as render_blind
 
         chosen = pairs_of(read, parts or ())
-        write_text(blind, render_blind(chosen, pairs, seed))
+        write_text(blind, render_blind(chosen, pairs, seed, parts or ()))
         typer.echo(f"page: {blind} ({min(pairs, len(chosen)):,} of {len(chosen):,} questions with differing answers)")
         typer.echo(f"then: whet compare {folders[0]} {folders[1]} --votes FILE")
         return

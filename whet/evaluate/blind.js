@@ -1,7 +1,8 @@
 "use strict";
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
-  const place = `whet-votes-${data.ballot}`;
+  const ballot = data.ballot;
+  const place = `whet-votes-${ballot.ballot}-${ballot.num_pairs}`;
   const keys = new Set(data.pairs.map((pair) => pair.key));
   const of = (id) => document.getElementById(id);
   const KINDS = ["left", "right", "tie"];
@@ -58,11 +59,11 @@
     keep();
     draw();
   };
-  const saved = () => JSON.stringify({ format: data.format, ballot: data.ballot, seed: data.seed, num_pairs: data.num_pairs, votes }, null, 1) + "\n";
+  const saved = () => JSON.stringify({ ...ballot, votes }, null, 1) + "\n";
   const save = () => {
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob([saved()], { type: "application/json" }));
-    link.download = `votes-${data.ballot.slice(0, 8)}.json`;
+    link.download = `votes-${ballot.ballot.slice(0, 8)}.json`;
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);
   };
@@ -70,7 +71,7 @@
     trouble = "";
     try {
       const found = JSON.parse(await file.text());
-      if (found.format !== data.format || found.ballot !== data.ballot) trouble = "That file holds no votes on this ballot.";
+      if (found.format !== ballot.format || found.ballot !== ballot.ballot || found.num_pairs !== ballot.num_pairs) trouble = "That file holds no votes on this ballot.";
       else votes = { ...votes, ...fit(found.votes) };
     } catch {
       trouble = "That file holds no votes on this ballot.";

@@ -3,23 +3,15 @@
 import base64
 import hashlib
 import json
-import random
 from collections.abc import Sequence
 from typing import Any
 
 from whet.evaluate.report import UNPRINTABLE, read_beside, read_style
-from whet.evaluate.votes import FORMAT, Pair, fingerprint, is_swapped
+from whet.evaluate.votes import FORMAT, Pair, draw_pairs, draw_sides, fingerprint
 
 
-def draw_pairs(pairs: Sequence[Pair], num: int | None, seed: int) -> list[Pair]:
-    """At most `num` of the pairs in random order, by seed."""
-    drawn = sorted(pairs, key=lambda pair: pair.key)
-    random.Random(seed).shuffle(drawn)
-    return drawn[:num]
-
-
-def render(pairs: Sequence[Pair], num: int | None, seed: int) -> str:
-    """The page's HTML. pairs: every question on which the two systems differ; at most `num` of them are shown.
+def render(pairs: Sequence[Pair], num: int | None, seed: int, parts: Sequence[str] = ()) -> str:
+    """The page's HTML. pairs: every question of these parts on which the two systems differ; at most `num` are shown.
 
     The page holds the two answers of each question as left and right, and neither the systems' names nor what tells which
     is whose: that is worked out from the seed when the votes are counted.
@@ -27,20 +19,21 @@ def render(pairs: Sequence[Pair], num: int | None, seed: int) -> str:
     import jinja2
 
     shown = draw_pairs(pairs, num, seed)
-    cards = [_card(pair, seed) for pair in shown]
-    data = {"format": FORMAT, "ballot": fingerprint(pairs, seed), "seed": seed, "num_pairs": len(cards), "pairs": cards}
+    swapped = draw_sides(shown, seed)
+    cards = [_card(pair, pair.key in swapped) for pair in shown]
+    ballot = {"format": FORMAT, "ballot": fingerprint(pairs, seed), "seed": seed, "num_pairs": len(cards), "parts": list(parts)}
     script = read_beside("blind.js")
     style = str(read_style()) + read_beside("blind.css")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(read_beside("blind.html.j2")).render(
         policy=f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; base-uri 'none'; "
         "form-action 'none'",
-        script=script, style=style, data=_embed(data), num=len(cards),
+        script=script, style=style, data=_embed({"ballot": ballot, "pairs": cards}), num=len(cards),
     )  # fmt: skip
 
 
-def _card(pair: Pair, seed: int) -> dict[str, str]:
-    left, right = (pair.b, pair.a) if is_swapped(seed, pair.key) else (pair.a, pair.b)
+def _card(pair: Pair, is_swapped: bool) -> dict[str, str]:
+    left, right = (pair.b, pair.a) if is_swapped else (pair.a, pair.b)
     texts = {"text": pair.text, "left": left, "right": right}
     return {"key": pair.key} | {name: UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text) for name, text in texts.items()}
 

@@ -28,7 +28,8 @@ def render(found: SideBySide) -> str:
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"score": say_score, "share": say_share, "count": lambda num: f"{num:,}", "p": say_p,
-                            "points": say_points, "figure": say_figure, "signed": _signed, "cut": cut}  # fmt: skip
+                            "points": say_points,
+                            "figure": say_figure, "signed": _signed, "cut": cut, "breakable": _breakable}  # fmt: skip
     environment.filters["tie"] = lambda words: LOOSE.sub("\N{NO-BREAK SPACE}", words)
     parts = found.parts
     html = environment.from_string(read_beside("side_by_side.html.j2")).render(
@@ -37,7 +38,7 @@ def render(found: SideBySide) -> str:
         speed=draw_speed(found), beside=beside(found), asked=asked(found), most_flips=MOST_FLIPS,
         share_ticks=[Tick(100 * at, f"{at:g}") for at in QUARTERS],
         votes=say_votes(found.votes) if found.votes else (),
-        rates={part.name: _keys(side.result.parts[part.name].rates for side in found.sides) for part in parts},
+        rates={part.name: _rates(found, part.name) for part in parts},
         overlaps={part.name: any(side.result.parts[part.name].overlap for side in found.sides) for part in parts},
     )  # fmt: skip
     return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", html)
@@ -66,6 +67,19 @@ def _sections(found: SideBySide) -> Iterator[tuple[str, str]]:
     if found.votes:
         yield "votes", "Read blind"
     yield "asked", "How they were asked"
+
+
+def _rates(found: SideBySide, part: str) -> tuple[str, ...]:
+    """The rates that are above zero for some system."""
+    rates = [side.result.parts[part].rates for side in found.sides]
+    return tuple(name for name in _keys(rates) if any(said.get(name) for said in rates))
+
+
+def _breakable(name: str) -> Any:
+    """A name that may be broken behind its underscores."""
+    import markupsafe
+
+    return markupsafe.Markup("_<wbr>").join(name.split("_"))
 
 
 def _keys(mappings: Iterable[Any]) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """What a reader said who saw two answers and not whose they were: the sides drawn, the votes read, the sign test."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+import random
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -53,9 +54,20 @@ class Votes:
     left_p_value: float | None
 
 
-def is_swapped(seed: int, key: str) -> bool:
-    """Whether B stands on the left for this pair: a coin that the seed and the pair decide."""
-    return hashlib.sha256(f"{seed}\0{key}".encode()).digest()[0] % 2 == 1
+def draw_pairs(pairs: Iterable[Pair], num: int | None, seed: int) -> list[Pair]:
+    """At most `num` of the pairs in random order, by seed."""
+    drawn = sorted(pairs, key=lambda pair: pair.key)
+    random.Random(seed).shuffle(drawn)
+    return drawn[:num]
+
+
+def draw_sides(pairs: Sequence[Pair], seed: int) -> frozenset[str]:
+    """The keys of the pairs whose B stands on the left: half of them, drawn by seed.
+
+    As many on either side, so that a reader who always takes the same side prefers nobody.
+    """
+    keys = sorted((pair.key for pair in pairs), key=lambda key: hashlib.sha256(f"{seed}\0{key}".encode()).digest())
+    return frozenset(keys[: len(keys) // 2])
 
 
 def fingerprint(pairs: Iterable[Pair], seed: int) -> str:
@@ -65,11 +77,13 @@ def fingerprint(pairs: Iterable[Pair], seed: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Ballot:
-    """What the page saved: whose ballot it was, its seed, how many pairs it showed, and the votes by the pairs' keys."""
+    """What the page saved: whose ballot it was, its seed and parts, how many pairs it showed, and the votes by their keys."""
 
     fingerprint: str
     seed: int
     num_pairs: int
+    parts: tuple[str, ...]
+    """Of the suite; none means all."""
     votes: Mapping[str, Vote]
 
 
@@ -79,20 +93,25 @@ def read_votes(path: Path) -> Ballot:
     remedy = "Give a file that the page of --blind saved"
     if not isinstance(raw, dict) or raw.get("format") != FORMAT:
         raise InputError(str(path), "holds no votes", remedy)
-    name, seed, num, votes = (raw.get(key) for key in ("ballot", "seed", "num_pairs", "votes"))
-    if not isinstance(name, str) or type(seed) is not int or type(num) is not int or not isinstance(votes, dict):
-        raise InputError(str(path), "lacks its ballot, seed, number of pairs or votes", remedy)
+    name, seed, num, parts, votes = (raw.get(key) for key in ("ballot", "seed", "num_pairs", "parts", "votes"))
+    if not isinstance(name, str) or type(seed) is not int or type(num) is not int:
+        raise InputError(str(path), "lacks its ballot, seed or number of pairs", remedy)
+    if not isinstance(votes, dict) or not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
+        raise InputError(str(path), "lacks its votes or parts", remedy)
     other = next((vote for vote in votes.values() if vote not in get_args(Vote)), None)
     if other is not None:
         raise InputError(str(path), f"holds the vote {other!r}, which is none of {', '.join(get_args(Vote))}", remedy)
-    return Ballot(name, seed, num, votes)
+    return Ballot(name, seed, num, tuple(parts), votes)
 
 
-def count_votes(ballot: Ballot, names: tuple[str, str], confidence: float = CONFIDENCE) -> Votes:
-    """The sign test over a ballot, ties left out (Dixon and Mood 1946, J. Am. Stat. Assoc. 41:557)."""
+def count_votes(ballot: Ballot, swapped: Collection[str], names: tuple[str, str], confidence: float = CONFIDENCE) -> Votes:
+    """The sign test over a ballot, ties left out (Dixon and Mood 1946, J. Am. Stat. Assoc. 41:557).
+
+    swapped: keys of the pairs whose B stood on the left.
+    """
     votes = ballot.votes
     decided = {key: vote for key, vote in votes.items() if vote != "tie"}
-    num_b = sum((vote == "left") == is_swapped(ballot.seed, key) for key, vote in decided.items())
+    num_b = sum((vote == "left") == (key in swapped) for key, vote in decided.items())
     num_left = sum(vote == "left" for vote in decided.values())
     return Votes(
         names, ballot.num_pairs, len(decided) - num_b, num_b, len(votes) - len(decided), *_share(num_b, len(decided), confidence),

@@ -1,7 +1,7 @@
 """Reads the answers of systems that lie in result or run folders, and puts them side by side."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from whet.engines.http import HttpSettings
@@ -10,7 +10,7 @@ from whet.evaluate.results import Asked, Latency, PartResult, SuiteResult, Syste
 from whet.evaluate.run import read_completions, read_scores
 from whet.evaluate.side_by_side import BASELINE, Question, Side, SideBySide, put_side_by_side
 from whet.evaluate.statistics import CONFIDENCE, NUM_RESAMPLES, Interval, f1_interval, wilson
-from whet.evaluate.votes import Pair, count_votes, fingerprint, read_votes
+from whet.evaluate.votes import Pair, count_votes, draw_pairs, draw_sides, fingerprint, read_votes
 from whet.models.base_model import open_base
 from whet.pipeline.bench import Folder
 from whet.pipeline.run import saved_recipe
@@ -265,16 +265,17 @@ def pairs_of(read: Read, parts: Sequence[str] = ()) -> list[Pair]:
 
 def _with_votes(found: SideBySide, read: Read, path: Path) -> SideBySide:
     """The comparison with the sign test over a ballot; InputError where the ballot is of other answers."""
-    from dataclasses import replace
-
-    ballot, pairs = read_votes(path), pairs_of(read)
+    ballot = read_votes(path)
+    pairs = pairs_of(read, ballot.parts)
     if fingerprint(pairs, ballot.seed) != ballot.fingerprint:
         raise InputError(
             str(path), "is a ballot on other answers than these", "Give the two folders in the order in which its page was made"
         )
-    other = sorted(ballot.votes.keys() - {pair.key for pair in pairs})
+    shown = draw_pairs(pairs, ballot.num_pairs, ballot.seed)
+    other = sorted(ballot.votes.keys() - {pair.key for pair in shown})
     if other:
         raise InputError(
             str(path), f"votes on a pair that its page did not show ({other[0]})", "Take the file that the page saved"
         )
-    return replace(found, votes=count_votes(ballot, (found.labels[0], found.labels[1]), found.confidence))
+    names = (found.labels[0], found.labels[1])
+    return replace(found, votes=count_votes(ballot, draw_sides(shown, ballot.seed), names, found.confidence))
