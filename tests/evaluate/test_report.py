@@ -1,7 +1,6 @@
 """The report: self-contained, escaped, well-formed, honest."""
 
 import dataclasses
-import html.parser
 import json
 import math
 import re
@@ -9,6 +8,7 @@ import re
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from outline import Outline
 from sample_reports import choice_report, make_runs, sample_report
 
 from whet.evaluate.compare import compare
@@ -28,34 +28,6 @@ from whet.evaluate.report import (
 )
 from whet.evaluate.shown import Mark, ShownExample
 from whet.evaluate.sureness import SAME_SPLIT, Sureness
-
-VOID = {"meta", "wbr", "link", "br", "hr", "img", "input"}
-
-
-class Outline(html.parser.HTMLParser):
-    """Checks that tags are balanced, and keeps the tags, attributes and texts."""
-
-    def __init__(self, page):
-        super().__init__()
-        self.open, self.tags, self.texts = [], [], []
-        self.feed(page)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] != "style":
-            self.texts.append(data)
 
 
 @pytest.fixture(scope="module")

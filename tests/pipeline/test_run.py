@@ -365,15 +365,15 @@ def test_the_specialist_answers(done: Path) -> None:
 
 
 def test_answers_of_two_folders_are_compared(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = compare_folders(done / "evaluate" / "base", done)
-    assert found.names == ("copy/base", "copy/specialist")
-    assert found.num_pairs == 3
-    same = compare_folders(done, done)
-    assert (same.verdict, same.flips.right_to_wrong, same.flips.wrong_to_right) == ("no difference shown", (), ())
+    found = compare_folders([done / "evaluate" / "base", done])
+    assert found.labels == ("copy/base", "copy/specialist")
+    assert found.held[0].comparison.num_pairs == 3
+    (same,) = compare_folders([done, done]).held
+    assert (same.verdict, same.flips) == ("no difference shown", ())
     monkeypatch.chdir(done / "evaluate" / "base")
-    assert compare_folders(Path(), Path("../specialist")).names == found.names
+    assert compare_folders([Path(), Path("../specialist")]).labels == found.labels
     with pytest.raises(InputError, match="holds no answers"):
-        compare_folders(done / "data", done)
+        compare_folders([done / "data", done])
 
 
 def test_what_is_no_run_folder_is_named(tmp_path: Path) -> None:
