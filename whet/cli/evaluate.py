@@ -10,13 +10,13 @@ from whet.cli.runs import Out, Overrides, interruptible, run, say_report
 
 def evaluate(
     what: Annotated[
-        str,
+        str | None,
         typer.Argument(
             metavar="WHAT",
             help="A run folder or a recipe; with --suite also `embedded`, a model or adapter folder, a .gguf file, an http:// "
             "address (its model after a #), or an engine's YAML file.",
         ),
-    ],
+    ] = None,
     overrides: Overrides = None,
     out: Out = None,
     suite: Annotated[
@@ -28,12 +28,24 @@ def evaluate(
         list[Path] | None,
         typer.Option("--training-data", help="What it was trained on: a run folder or example files. A run's own is known."),
     ] = None,
+    published: Annotated[
+        Path | None,
+        typer.Option("--import", help="A result that another runner published (JSON): recounted, or refused with reasons."),
+    ] = None,
 ) -> None:
     """Evaluate what a run folder holds, or do all steps of a recipe that lead there; with --suite, ask any system a suite."""
+    from whet.errors import InputError
+
+    if published is not None:
+        _import_published(published)
+        return
+    if what is None:
+        raise InputError(
+            "command line", "WHAT is missing", "Say what to evaluate: whet evaluate RUN, or whet evaluate WHAT --suite SUITE"
+        )
     if suite is not None:
         _evaluate_suite(what, suite, overrides or [], out, model, base, training_data or [])
         return
-    from whet.errors import InputError
     from whet.pipeline.run import evaluate_folder
 
     if model or base or training_data:
@@ -67,3 +79,14 @@ def _evaluate_suite(
         result = run_suite(suite, candidate, folder, watch, training_examples(candidate, training))
     print_result(result)
     typer.echo(f"result: {folder / 'result.json'}")
+
+
+def _import_published(path: Path) -> None:
+    from whet.evaluate.published import refuse_published
+
+    found = refuse_published(path)
+    around = found.interval
+    typer.echo(
+        f"{found.model or 'a model'} on {found.benchmark}: accuracy {found.accuracy:.3f} [{around.low:.3f}, {around.high:.3f}], "
+        f"{found.num_correct} of {found.num_questions} distinct questions, no request failed unseen."
+    )
