@@ -94,10 +94,19 @@ class Run:
     """One run of the loop in a folder, and all that it left."""
 
     def __init__(
-        self, out: Path, base: BaseModel, backend: ScriptedBackend, stop_at: int = 0, score: Any = None, **changes: Any
+        self,
+        out: Path,
+        base: BaseModel,
+        backend: ScriptedBackend,
+        stop_at: int = 0,
+        score: Any = None,
+        look: Any = None,
+        **changes: Any,
     ) -> None:
         self.backend, self.told, self.said = backend, list[Progress](), list[str]()
-        self.training = Training(backend, base, ROWS, ROWS[:3], settings(**changes), out, score=score, say=self.said.append)
+        self.training = Training(
+            backend, base, ROWS, ROWS[:3], settings(**changes), out, score=score, look=look, say=self.said.append
+        )
         self.result: TrainResult = self.training.run(self.told.append, lambda: len(self.told) == stop_at)
         self.saved = int((out / "adapter" / "adapter.txt").read_text())
         self.card = json.loads((out / "adapter" / "whet.json").read_text())

@@ -77,4 +77,9 @@ def _load(raw: dict[str, Any], places: Places, overrides: list[str], source: str
         is_typed = any(override.startswith("data.root=") for override in overrides)
         if root is None or isinstance(root, str):  # anything else is refused with the other faults
             data["root"] = str(Path(root) if is_typed and root else folder / (root or "."))
+    train = raw.get("train")
+    looks = train.get("looks") if isinstance(train, dict) else None
+    if isinstance(looks, dict) and isinstance(looks.get("suite"), str):
+        is_typed = any(override.startswith("train.looks") for override in overrides)
+        looks["suite"] = looks["suite"] if is_typed else str(folder / looks["suite"])
     return load(Recipe, raw, places, source)

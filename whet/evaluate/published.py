@@ -164,8 +164,8 @@ def _guess(
                 ", ".join(name for name, share in categories.items() if share == wanted) or "none" for wanted in (0.0, 1.0)
             )
             words = (
-                f"every category is all wrong ({nothing}) or all right ({everything}), as one question each gives that is repeated "
-                f"{each:.0f} times; {num} questions are then {len(categories)}"
+                f"every category is all wrong ({nothing}) or all right ({everything}), as one question each gives that is "
+                f"repeated {each:.0f} times; {num} questions are then {len(categories)}"
             )
             found.append(Reason("repeated", words))
             found.append(Reason("constant", "all or nothing by category is what one constant answer scores, whatever was asked"))

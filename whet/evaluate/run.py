@@ -118,6 +118,11 @@ def evaluate(
     return Evaluation(name, tuple(scores), total, monotonic() - began)
 
 
+def is_answered(score: Score) -> bool:
+    """Whether a score counts in its headline: no engine's error, no reply whose task leaves unread ones out."""
+    return score.status != "error" and (score.right is not None or bool(score.counts))
+
+
 def score_to_json(score: Score) -> dict[str, Any]:
     """A score as plain JSON."""
     return asdict(score) | {"counts": {name: asdict(counts) for name, counts in score.counts.items()}}

@@ -51,6 +51,8 @@ def _as_saved(recipe: Recipe) -> dict[str, Any]:
     """The recipe as JSON, with its data found from wherever it is read again."""
     plain = recipe.model_dump(mode="json")
     plain["data"]["root"] = str((recipe.data.root or Path()).absolute())
+    if recipe.train is not None and recipe.train.looks is not None:
+        plain["train"]["looks"]["suite"] = str(recipe.train.looks.suite.absolute())
     return plain
 
 

@@ -16,6 +16,7 @@ from whet.evaluate.run import ask_engine, pick
 from whet.models.adapter import Adapter, open_adapter
 from whet.models.architecture import read_sizes
 from whet.pipeline.bench import Bench, Folder
+from whet.pipeline.look import Looker, looks_key
 from whet.records import Example
 from whet.storage import hash_file, locked, read_json, read_jsonl, write_json, write_text
 from whet.train.batches import num_computed, pack_numbered, pack_rows
@@ -32,6 +33,8 @@ ENDED = {
     "finished": "trained to the end",
     "plateau": "stopped early: the validation loss no longer falls",
     "interrupted": "stopped by Ctrl-C",
+    "forgot": "STOPPED: it forgets more than train.looks.tolerance allows, see train/looks.jsonl; mix general rows in, or lower "
+    "train.learning_rate",
     "diverged": "STOPPED: it diverged, see train/guards.jsonl; lower train.learning_rate, or look at the rows named",
 }
 KINDS: tuple[Literal["cuda", "mlx"], ...] = ("cuda", "mlx")
@@ -50,10 +53,11 @@ def train_key(bench: Bench) -> str:
     settings, sources = bench.recipe.train, None
     if settings.mix is not None:  # it goes by the sources' names, which the examples do not hold
         sources = [[source["name"], source["files"]] for source in _sources(bench)]
-    code = (*CODE, *SCORE_CODE) if settings.choose_by == "score" else CODE
+    code = (*CODE, *SCORE_CODE) if settings.choose_by == "score" or settings.looks is not None else CODE
+    looks = looks_key(settings.looks) if settings.looks is not None else None
     # How often it is saved and who watches changes nothing about the adapter.
-    plain = settings.model_dump(mode="json", exclude={"checkpoints", "trackers"})
-    return bench.key(code, plain, bench.recipe.task, bench.recipe.device, bench.base.fingerprint, files, sources)
+    plain = settings.model_dump(mode="json", exclude={"checkpoints", "trackers", "looks"})
+    return bench.key(code, plain, bench.recipe.task, bench.recipe.device, bench.base.fingerprint, files, sources, looks)
 
 
 def trained_adapter(bench: Bench) -> Adapter:
@@ -113,9 +117,10 @@ def _train(
     layout = backend.check_layout(pack_rows(proved.rows[:SAMPLE], settings.tokens_per_batch))
     watch.say(layout)
     start = backend.digests()
+    look = Looker(bench, settings.looks) if settings.looks is not None else None
     training = Training(
         backend, bench.base, proved.rows, proved.valid_rows, settings, folder.train,
-        key=key, order=proved.order(), score=lambda: _score(bench, settings.score_examples), say=watch.say,
+        key=key, order=proved.order(), score=lambda: _score(bench, settings.score_examples), look=look, say=watch.say,
     )  # fmt: skip
     is_resumed = training.take_up()
     with stop_on_interrupt() as is_stopped, _trackers(bench, settings, key, is_resumed) as trackers:

@@ -1,11 +1,14 @@
 """Where a run of the loop stands, as the loop knows it, as a watcher is told it, and as it ended."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from whet.train.looks import Look
+
 Curve = list[tuple[int, float]]
-Ended = Literal["finished", "plateau", "interrupted", "diverged"]
+Ended = Literal["finished", "plateau", "interrupted", "diverged", "forgot"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,10 @@ class TrainResult:
     score_curve: tuple[tuple[int, float], ...] = ()
     num_refused: int = 0
     """Steps that were not taken; train/guards.jsonl tells why."""
+    looks: tuple[Mapping[str, Any], ...] = ()
+    """What the suite's small edition gave: step, figures by part, score."""
+    forgotten: str = ""
+    """What was forgotten beyond its tolerance at the last look, in words."""
 
 
 @dataclass(slots=True)
@@ -89,6 +96,10 @@ class Course:
     num_computed: int = 0
     num_learnt: int = 0
     seconds: float = 0.0
+    looks: list[dict[str, Any]] = field(default_factory=list)
+    first_outcomes: Any = None
+    """What the first look saw, question by question."""
+    forgotten: str = ""
 
     @property
     def last_taken(self) -> int:
@@ -101,7 +112,10 @@ class Course:
         return bool(self.valid_curve) and self.valid_curve[-1][0] >= self.last_taken
 
     def note_validation(self, step: int, loss: float, score: float | None, min_improvement: float) -> bool:
-        """Put a validation on the curves; gives whether it is the best so far: by the score where there is one, then the loss."""
+        """Put a validation on the curves; gives whether it is the best so far: by the score where there is one, then the loss.
+
+        What has forgotten too much is never the best.
+        """
         self.valid_curve.append((step, loss))
         if score is not None:
             self.score_curve.append((step, score))
@@ -111,10 +125,26 @@ class Course:
         else:
             self.without_improvement += 1
         best = -math.inf if self.best_score is None else self.best_score
-        is_best = step > 0 and (loss < self.best_loss if score is None else (score, -loss) > (best, -self.best_loss))
+        is_best = (
+            step > 0
+            and not self.forgotten
+            and (loss < self.best_loss if score is None else (score, -loss) > (best, -self.best_loss))
+        )
         if is_best:
             self.best_step, self.best_loss, self.best_score = step, loss, score
         return is_best
+
+    def note_look(self, look: Look) -> None:
+        """Keep what a look saw."""
+        if self.first_outcomes is None:
+            self.first_outcomes = look.outcomes
+        self.forgotten = look.forgotten
+        self.looks.append({"step": self.step, "figures": dict(look.figures), "score": look.score, "forgotten": look.forgotten})
+
+    @property
+    def is_looked(self) -> bool:
+        """Whether the weights as they are now were looked at."""
+        return bool(self.looks) and self.looks[-1]["step"] == self.step
 
     def result(self, ended: Ended, num_steps: int, num_refused: int) -> TrainResult:
         """What is reported at the end."""
@@ -134,6 +164,8 @@ class Course:
             best_score=self.best_score,
             score_curve=tuple(self.score_curve),
             num_refused=num_refused,
+            looks=tuple(self.looks),
+            forgotten=self.forgotten,
         )
 
     def to_json(self) -> dict[str, Any]:

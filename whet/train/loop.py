@@ -15,13 +15,14 @@ from whet.data.mix import MixSettings
 from whet.errors import InputError, WhetError
 from whet.models.adapter import write_card
 from whet.models.base_model import BaseModel
-from whet.storage import staged_folder
+from whet.storage import staged_folder, write_jsonl
 from whet.train.batches import pack_rows
 from whet.train.checkpoint import Checkpoints, CheckpointSettings
 from whet.train.course import Course, Ended, Progress, TrainResult
 from whet.train.encode import Row
 from whet.train.guards import NOTED, Guard, GuardSettings, finite_or_none, reason_of, suspects, words_of
 from whet.train.journal import GUARDS, METRICS, Journal
+from whet.train.looks import LOOKS, Looker, LookSettings
 from whet.train.order import Order, OrderSettings
 from whet.train.schedule import ScheduleSettings, learning_rate_at
 from whet.train.trackers import TrackerSettings
@@ -46,8 +47,9 @@ class TrainSettings(ScheduleSettings):
     """Most tokens of a row, prompt and answer together. Longer rows are refused or dropped, never cut."""
     validate_every: int | None = Field(default=None, ge=1)
     """Steps between validations on the whole valid split; null takes a quarter of an epoch."""
-    choose_by: Literal["valid_loss", "score"] = "valid_loss"
-    """Which adapter is best, and what the patience looks at: the lowest validation loss or the highest score of the task."""
+    choose_by: Literal["valid_loss", "score", "suite"] = "valid_loss"
+    """Which adapter is best, and what the patience looks at: the lowest validation loss, the highest score of the task, or the
+    highest mean over the suite's parts of the role task, which `looks` names; then there is a validation with each look."""
     score_examples: int = Field(default=100, ge=1)
     """Most examples of the valid split that the score is measured on, spread evenly; with choose_by score."""
     patience: int | None = Field(default=4, ge=1)
@@ -68,6 +70,8 @@ class TrainSettings(ScheduleSettings):
     """How much of an epoch comes from each source; null takes every example once."""
     guards: GuardSettings = GuardSettings()
     """What is done about a loss or gradient that leaps or is no number."""
+    looks: LookSettings | None = None
+    """A suite that is asked while the run trains, so that one that forgets is stopped; null asks none."""
     checkpoints: CheckpointSettings = CheckpointSettings()
     """How often the run can be taken up again."""
     trackers: TrackerSettings = TrackerSettings()
@@ -84,8 +88,12 @@ class TrainSettings(ScheduleSettings):
             raise ValueError("full does nothing with method lora")
         if self.method == "full" and self.lora != LoraSettings():
             raise ValueError("lora does nothing with method full")
-        if self.choose_by == "valid_loss" and self.score_examples != TrainSettings.model_fields["score_examples"].default:
-            raise ValueError("score_examples does nothing with choose_by valid_loss")
+        if self.choose_by != "score" and self.score_examples != TrainSettings.model_fields["score_examples"].default:
+            raise ValueError(f"score_examples does nothing with choose_by {self.choose_by}")
+        if self.choose_by == "suite" and self.looks is None:
+            raise ValueError("choose_by suite needs looks, which name the suite")
+        if self.choose_by == "suite" and self.validate_every is not None:
+            raise ValueError("validate_every does nothing with choose_by suite; looks.every says it")
         if self.patience is None and self.min_improvement != TrainSettings.model_fields["min_improvement"].default:
             raise ValueError("min_improvement does nothing without patience")
         if self.method == "full" and self.optimizer.b_ratio != 1:
@@ -103,7 +111,8 @@ class Training:
     """One run of the loop: its rows, its backend with the adapter attached, where it writes.
 
     key: what the run depends on; checkpoints of another key are not taken up. order: of the rows; shuffled if not given.
-    score: the task's score with the adapter that is attached, higher is better. say: is told one line about what matters.
+    score: the task's score with the adapter that is attached, higher is better.
+    look: asks that adapter the suite's small edition. say: is told one line about what matters.
     """
 
     def __init__(
@@ -118,12 +127,16 @@ class Training:
         key: str = "",
         order: Order | None = None,
         score: Callable[[], float] | None = None,
+        look: Looker | None = None,
         say: Callable[[str], None] = lambda words: None,
     ) -> None:
         if settings.choose_by == "score" and score is None:
             raise InputError("train.choose_by", "is score, but this task measures none while it trains", "Set it to valid_loss")
         self.backend, self.base, self.settings, self.out = backend, base, settings, out
-        self.key, self.rows, self.score = key, train_rows, score if settings.choose_by == "score" else None
+        self.key, self.rows = key, train_rows
+        assert (look is None) == (settings.looks is None), "looks that the settings ask for"
+        self.look = look
+        self.score = {"valid_loss": None, "score": score, "suite": self._look_for_score}[settings.choose_by]
         self.is_writer = backend.rank == 0
         self.say = say if self.is_writer else lambda words: None
         self.valid_packs = pack_rows(valid_rows, settings.tokens_per_batch, backend.row_layout)
@@ -134,6 +147,8 @@ class Training:
         per_epoch = self.order.steps_per_epoch
         self.num_steps = min(max(1, round(settings.epochs * per_epoch)), settings.max_steps or 10**12)
         self.validate_every = settings.validate_every or max(1, per_epoch // 4)
+        if settings.looks is not None and settings.choose_by == "suite":
+            self.validate_every = settings.looks.every
         self.save_every = settings.checkpoints.every or self.validate_every
         self.checkpoints = Checkpoints(out / "checkpoints", key, settings.checkpoints, self.say)
         self.journal = Journal(out, self.is_writer)
@@ -156,8 +171,10 @@ class Training:
             self.take_up()
         self.began, self.at_start = time.monotonic(), replace(self.course)
         course = self.course
+        self._write_looks()
         with self.journal.opened(course.step):
             if not course.valid_curve:
+                self._look()
                 self._validate()
             ended = self._ending()
             while ended is None:
@@ -172,7 +189,8 @@ class Training:
             if not course.is_validated:
                 self._validate()
         if course.best_step == 0:
-            raise WhetError("train", f"{self.fault or 'no step was taken'}; no adapter was kept", "Lower train.learning_rate")
+            why = self.fault or course.forgotten or "no step was taken"
+            raise WhetError("train", f"{why}; no adapter was kept", "Lower train.learning_rate")
         course.seconds = self._seconds()
         return course.result(ended, self.num_steps, self.guard.num_refused)
 
@@ -194,6 +212,8 @@ class Training:
         """How the run ends where it stands; None if it goes on."""
         if self.fault:
             return "diverged"
+        if self.course.forgotten and self.settings.looks is not None and self.settings.looks.on_forgetting == "stop":
+            return "forgot"
         if self.settings.patience and self.course.without_improvement >= self.settings.patience:
             return "plateau"
         return "finished" if self.course.step >= self.num_steps else None
@@ -216,6 +236,9 @@ class Training:
             course.train_curve.append((course.step, result.loss_sum / result.num_learnt))
         else:
             self._refuse(rows, result, limits)
+        looks = self.settings.looks
+        if not self.fault and looks is not None and (course.step % looks.every == 0 or course.step == self.num_steps):
+            self._look()
         checked = None
         is_due = course.step % self.validate_every == 0 or course.step == self.num_steps
         if not self.fault and is_due and not course.is_validated:
@@ -249,6 +272,29 @@ class Training:
         self.say(words)
         if follows == "stop":
             self.fault = words
+
+    def _look(self) -> None:
+        """Ask the suite's small edition, unless these weights were asked already."""
+        if self.look is None or self.course.is_looked:
+            return
+        found = self.look(self.course.first_outcomes)
+        self.course.note_look(found)
+        self._write_looks()
+        figures = ", ".join(f"{name} {value:.3f}" for name, value in found.figures.items())
+        self.say(f"look at step {self.course.step}: {figures}")
+        if found.forgotten:
+            self.say(found.forgotten)
+
+    def _write_looks(self) -> None:
+        """All looks so far: few lines, written anew, so that a resumed run leaves none of what it does not know."""
+        if self.is_writer and self.look is not None:
+            write_jsonl(self.out / LOOKS, self.course.looks)
+
+    def _look_for_score(self) -> float:
+        """The mean of the suite's task parts, with the adapter as it is."""
+        self._look()
+        score = self.course.looks[-1]["score"]
+        return math.nan if score is None else float(score)
 
     def _validate(self) -> float | None:
         """Loss of the whole valid split, and the score where it is chosen by that; the best adapter is written at once."""

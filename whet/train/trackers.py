@@ -104,7 +104,7 @@ class _TensorBoard:
         self._write(self._summary(value=[self._summary.Value(tag=tag, simple_value=v) for tag, v in values.items()]), step)
 
     def finish(self, ended: str, facts: Mapping[str, Any]) -> None:
-        status = self._status.Value("STATUS_SUCCESS" if ended in ("finished", "plateau") else "STATUS_FAILURE")
+        status = self._status.Value("STATUS_SUCCESS" if ended in ("finished", "plateau", "forgot") else "STATUS_FAILURE")
         # tensorboard's own function for this summary imports TensorFlow.
         end = self._plugin.HParamsPluginData(
             session_end_info=self._plugin.SessionEndInfo(status=status, end_time_secs=time.time())
@@ -143,7 +143,7 @@ class _Wandb:
 
     def finish(self, ended: str, facts: Mapping[str, Any]) -> None:
         self._run.summary.update(dict(facts))
-        self._run.finish(exit_code=0 if ended in ("finished", "plateau") else 1)
+        self._run.finish(exit_code=0 if ended in ("finished", "plateau", "forgot") else 1)
 
 
 class _Mlflow:
@@ -176,7 +176,9 @@ class _Mlflow:
     def finish(self, ended: str, facts: Mapping[str, Any]) -> None:
         for name, value in facts.items():
             self._client.set_tag(self._id, f"whet.{name}", str(value))
-        status = {"finished": "FINISHED", "plateau": "FINISHED", "interrupted": "KILLED"}.get(ended, "FAILED")
+        status = {"finished": "FINISHED", "plateau": "FINISHED", "forgot": "FINISHED", "interrupted": "KILLED"}.get(
+            ended, "FAILED"
+        )
         self._client.set_terminated(self._id, status)
 
 
