@@ -72,7 +72,8 @@ class SmallEdition(Settings):
     num_questions: int = Field(default=50, ge=5)
     """Most questions a part."""
     is_apart: bool = True
-    """Leave them out of the full suite, so that an adapter is not judged by the questions that it was chosen by."""
+    """Where they are drawn from a part's own data, leave them out of the full suite: an adapter is not judged by the questions
+    that it was chosen by. At most a quarter of a part's questions are taken."""
 
 
 class PartSettings(Settings):
@@ -86,6 +87,8 @@ class PartSettings(Settings):
     """What is asked; null takes the task of the run that the questions come from."""
     data: QuestionSource
     """Where the questions come from."""
+    small_data: QuestionSource | None = None
+    """Where the small edition's questions come from; null draws them from `data` (of a run, from its valid split)."""
     max_questions: int | None = Field(default=None, ge=1)
     """Most distinct questions, drawn by the suite's seed; null asks all."""
     max_chars: int | None = Field(default=None, ge=1)

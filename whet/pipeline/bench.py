@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import whet.errors
 from whet.backends.base import Backend
 from whet.backends.processes import Alone, Company
+from whet.config import load
 from whet.engines.base import Engine
 from whet.engines.open import open_engine
 from whet.errors import InputError
@@ -185,3 +186,11 @@ class Bench:
         """A hash of what a step reads: other inputs or settings, or other code in these rooms of whet, give another key."""
         plain = [part.model_dump(mode="json") if hasattr(part, "model_dump") else part for part in parts]
         return hash_text(canonical([[hash_code(room) for room in rooms], *plain]))
+
+
+def saved_recipe(folder: Path) -> Recipe:
+    """The recipe that a run folder was made with."""
+    path = folder / "recipe.json"
+    if not path.is_file():
+        raise InputError(str(folder), "is no run folder (no recipe.json)", "Give a folder that `whet run` or `whet demo` wrote")
+    return load(Recipe, read_json(path), {}, str(path))

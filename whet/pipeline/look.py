@@ -110,7 +110,7 @@ def looks_key(settings: LookSettings) -> list[Any]:
     root = suite.root or Path()
     files: list[str] = []
     for part in suite.parts:
-        for data in (part.data, *([part.shots.data] if part.shots else [])):
+        for data in (part.small_data or part.data, *([part.shots.data] if part.shots else [])):
             if isinstance(data, FileQuestions):
                 files += [hash_file(file.path) for source in data.sources for file in files_of(source, root)]
             elif isinstance(data, RunQuestions):

@@ -4,14 +4,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from whet.backends.processes import is_launched, join
-from whet.config import load
 from whet.data.build import read_manifest
 from whet.errors import InputError
 from whet.evaluate.report import Report
 from whet.pipeline import calibrate_step, data_step, evaluate_step, report_step, train_step
-from whet.pipeline.bench import Bench, Silent, Watch
+from whet.pipeline.bench import Bench, Silent, Watch, saved_recipe
 from whet.recipe import Recipe
 from whet.storage import locked, read_json, write_json
+
+__all__ = ["evaluate_folder", "run", "saved_recipe"]
 
 Step = Literal["data", "train", "evaluate"]
 
@@ -71,11 +72,3 @@ def _evaluate(bench: Bench, folder: Path) -> Report:
     examples, systems = evaluate_step.run(bench)
     manifest = read_manifest(folder / "data")
     return report_step.run(bench, manifest, trained, examples, systems, calibrate_step.run(bench))
-
-
-def saved_recipe(folder: Path) -> Recipe:
-    """The recipe that a run folder was made with."""
-    path = folder / "recipe.json"
-    if not path.is_file():
-        raise InputError(str(folder), "is no run folder (no recipe.json)", "Give a folder that `whet run` or `whet demo` wrote")
-    return load(Recipe, read_json(path), {}, str(path))

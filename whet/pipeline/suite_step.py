@@ -19,10 +19,9 @@ from whet.evaluate.judging import Doubt, PartAnswered, describe_asking, judge_pa
 from whet.evaluate.questions import Questions, WithShots, draw_questions, find_overlap, keys_of, shots_fingerprint, sift
 from whet.evaluate.results import PartResult, SuiteResult, read_result, write_result
 from whet.evaluate.run import evaluate
-from whet.evaluate.suite import FileQuestions, HubQuestions, PartSettings, RunQuestions, Suite
+from whet.evaluate.suite import FileQuestions, HubQuestions, PartSettings, RunQuestions, SmallEdition, Suite
 from whet.pipeline import data_step
-from whet.pipeline.bench import Bench, Folder, Silent, Watch, hash_code
-from whet.pipeline.run import saved_recipe
+from whet.pipeline.bench import Bench, Folder, Silent, Watch, hash_code, saved_recipe
 from whet.pipeline.systems import Candidate, Opened
 from whet.recipe import Recipe, read_recipe
 from whet.records import Example, example_from_json, example_to_json
@@ -58,28 +57,21 @@ def _prepare_part(suite: Suite, part: PartSettings, scratch: Path, *, is_small: 
         settings = settings.model_copy(update={"max_tokens": part.max_tokens})
     task = open_task(settings)
 
-    def sifted(split: str | None = None) -> Questions:
-        rows = _rows(part.data, root, scratch, split)
-        return sift(part.name, rows, task, part.max_chars, part.max_bad_share)
+    def sifted(data: FileQuestions | RunQuestions | HubQuestions, split: str | None = None) -> Questions:
+        return sift(part.name, _rows(data, root, scratch, split), task, part.max_chars, part.max_bad_share)
 
     small = suite.small
-    is_own_split = isinstance(part.data, RunQuestions)  # its small edition is drawn from valid, so it is apart by itself
+    # A small edition of its own data is drawn from them; a run's valid split and data of its own are apart by themselves.
+    is_drawn = small is not None and small.is_apart and part.small_data is None and not isinstance(part.data, RunQuestions)
     if is_small:
         assert small is not None
-        there = sifted("valid")
-        # Of few questions the small edition may not take the most.
-        num = (
-            min(small.num_questions, max(1, len(there.examples) // 4))
-            if small.is_apart and not is_own_split
-            else small.num_questions
-        )
-        questions = draw_questions(there, num, suite.seed)
+        there = sifted(part.small_data or part.data, "valid")
+        questions = draw_questions(there, _num_small(small, there) if is_drawn else small.num_questions, suite.seed)
     else:
-        there = sifted()
+        there = sifted(part.data)
         without: frozenset[str] = frozenset()
-        if small is not None and small.is_apart and not is_own_split:
-            num = min(small.num_questions, max(1, len(there.examples) // 4))
-            without = keys_of(draw_questions(there, num, suite.seed).examples)
+        if small is not None and is_drawn:
+            without = keys_of(draw_questions(there, _num_small(small, there), suite.seed).examples)
         # Another seed than the small edition's, which else would take the first of the same draw.
         questions = draw_questions(there, part.max_questions, suite.seed + 1, without)
     key: list[Any] = [settings.model_dump(mode="json")]
@@ -87,6 +79,11 @@ def _prepare_part(suite: Suite, part: PartSettings, scratch: Path, *, is_small: 
         shots, told = _shots(part, task, root, scratch, keys_of(there.examples))
         task, key = shots, [*key, told]
     return Prepared(part, task, key, questions)
+
+
+def _num_small(small: SmallEdition, there: Questions) -> int:
+    """Of few questions the small edition may not take the most."""
+    return min(small.num_questions, max(1, len(there.examples) // 4))
 
 
 def _shots(part: PartSettings, task: Task, root: Path, scratch: Path, without: frozenset[str]) -> tuple[WithShots, Any]:

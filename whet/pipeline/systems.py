@@ -19,7 +19,7 @@ from whet.errors import InputError
 from whet.evaluate.results import System
 from whet.models.adapter import CARD, open_adapter
 from whet.models.base_model import EMBEDDED, BaseModel, open_base
-from whet.pipeline.run import saved_recipe
+from whet.pipeline.bench import saved_recipe
 from whet.recipe import Recipe, read_recipe
 from whet.storage import hash_file, hash_text, read_json
 
