@@ -1,5 +1,6 @@
 """Reads what a GGUF file says of itself (fields, names, shapes and places of tensors), believing none of its numbers."""
 
+import itertools
 import math
 import struct
 from dataclasses import dataclass
@@ -178,7 +179,7 @@ class _Header:
                 raise self.fault(f"the tensor {info.name[:80]!r} would end at byte {end:,} of a file of {self.size:,}")
             placed.append(GgufTensor(info.name, info.shape, info.type, start + info.offset, info.num_bytes))
         ordered = sorted(placed, key=lambda tensor: (tensor.offset, tensor.num_bytes))
-        for one, other in zip(ordered, ordered[1:], strict=False):
+        for one, other in itertools.pairwise(ordered):
             if one.offset + one.num_bytes > other.offset:
                 raise self.fault(f"the tensors {one.name[:80]!r} and {other.name[:80]!r} lie on each other")
         return tuple(placed)
