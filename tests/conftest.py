@@ -5,7 +5,7 @@ import os
 import shutil
 import signal
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -212,3 +212,14 @@ def assert_close(got: dict[str, Any], wanted: dict[str, Any], tolerance: float =
     whole = torch.stack([tensor.norm() for tensor in wanted.values()]).norm().item()
     for name, tensor in wanted.items():
         assert (got[name] - tensor).norm().item() <= tolerance * max(tensor.norm().item(), 0.1 * whole), name
+
+
+@pytest.fixture(scope="session")
+def llama() -> Iterator[Any]:
+    """llama.cpp in a child process; tests that need it are skipped where no interpreter has it."""
+    from whet.export.llama_cpp import PYTHON, LlamaCpp, find_llama
+
+    if find_llama() is None:
+        pytest.skip(f"llama-cpp-python is not installed, and {PYTHON} names no interpreter that has it")
+    with LlamaCpp() as child:
+        yield child

@@ -83,6 +83,8 @@ def read_layout(config: Mapping[str, Any], place: str) -> Layout:
             raise InputError(place, "norms its queries and keys, which GGUF does not know of phi models")
     else:
         layout.fields["attention.layer_norm_rms_epsilon"] = float(config.get("rms_norm_eps", 1e-6))
+    if kind == "ernie4_5" and config.get("use_bias"):
+        raise InputError(place, "has biases in its feed-forward layers, which GGUF does not know of Ernie models")
     _check_activation(config, kind, place)
     _add_rope(layout, config, kind, place)
     if kind == "gemma3_text":
