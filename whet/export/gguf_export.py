@@ -37,7 +37,9 @@ def export_gguf(
         raise InputError("--type", f"{kind!r} is no type that whet writes", f"Take one of {', '.join(TYPES)}")
     if kind in PLAIN:
         if importance is not None:
-            raise InputError("--importance", f"does nothing for {kind}, which llama.cpp's quantiser does not make", "Leave it out")
+            raise InputError(
+                "--importance", f"does nothing for {kind}, which llama.cpp's quantiser does not make", "Leave it out"
+            )
         return write_gguf(model, path, next(plain for plain in PLAIN if plain == kind), name=name)
     if find_llama() is None:
         LlamaCpp()  # says what is missing before anything is written

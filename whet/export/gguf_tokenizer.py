@@ -63,7 +63,9 @@ def read_tokenizer_fields(folder: Path, config: Mapping[str, Any]) -> TokenizerF
         kinds = [BYTE if kind == NORMAL and name in pieces.byte_names else kind for name, kind in zip(names, kinds, strict=True)]
     else:
         notes += _check_normalizer(tokenizer, place)
-        pre_tokenizer = recognise(tokenizer, str(place)).name
+        family = recognise(tokenizer, str(place))
+        pre_tokenizer = family.name
+        notes += [family.caveat] if family.caveat else []
         own = {
             "tokenizer.ggml.model": "gpt2",
             "tokenizer.ggml.pre": pre_tokenizer,
@@ -111,11 +113,17 @@ def _flags(tokenizer: Mapping[str, Any], names: list[str]) -> tuple[bool, list[s
     stripping = [token["content"] for token in added if token.get("rstrip")]
     # What llama.cpp knows of Phi-3: every mark but these three takes the space behind it in.
     plain = ("<unk>", "<s>", "<|endoftext|>")
-    is_phi = bool(stripping) and {"</s>", *plain} <= set(names) and all(
-        bool(token.get("rstrip")) is (token["content"] not in plain) for token in added
+    is_phi = (
+        bool(stripping)
+        and {"</s>", *plain} <= set(names)
+        and all(bool(token.get("rstrip")) is (token["content"] not in plain) for token in added)
     )
-    odd = [token["content"] for token in added if token.get("lstrip") or token.get("single_word")] + (stripping if not is_phi else [])
-    notes = [f"{len(odd)} tokens take in white space beside them, which runners of GGUF may not do ({odd[0]}, ...)"] if odd else []
+    odd = [token["content"] for token in added if token.get("lstrip") or token.get("single_word")] + (
+        stripping if not is_phi else []
+    )
+    notes = (
+        [f"{len(odd)} tokens take in white space beside them, which runners of GGUF may not do ({odd[0]}, ...)"] if odd else []
+    )
     return is_phi, notes
 
 

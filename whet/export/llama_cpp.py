@@ -83,7 +83,9 @@ class LlamaCpp:
             code = self.child.wait()
             self._said.seek(0)
             last = " ".join(self._said.read()[-400:].split())
-            raise InputError(str(job.get("path") or job.get("source") or "llama.cpp"), f"llama.cpp ended by itself ({code}): {last}")
+            raise InputError(
+                str(job.get("path") or job.get("source") or "llama.cpp"), f"llama.cpp ended by itself ({code}): {last}"
+            )
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise InputError(str(job.get("path") or job.get("source") or "llama.cpp"), answer["error"])

@@ -31,8 +31,11 @@ class Family:
     name: str
     patterns: tuple[str, ...]
     takes_whole: bool = False
+    caveat: str = ""
+    """On which texts runners don't keep to the expressions."""
 
 
+_MARKS = "runners of GGUF cut words at combining marks (decomposed accents, Hindi, Thai): such texts get other ids"
 FAMILIES = (
     Family("qwen2", (rf"{_CONTRACTIONS}|{_ODD}\p{{L}}+|\p{{N}}|{_REST}",)),
     Family("llama-bpe", (rf"{_CONTRACTIONS}|{_ODD}\p{{L}}+|\p{{N}}{{1,3}}|{_REST}",), takes_whole=True),
@@ -40,12 +43,13 @@ FAMILIES = (
     Family("qwen35", (rf"{_CONTRACTIONS}|{_ODD}[\p{{L}}\p{{M}}]+|\p{{N}}| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",)),
     Family("gpt-2", (_GPT2,)),
     Family("smollm", (r"\p{N}", _GPT2)),
-    Family("tekken", (rf"{_ODD}{_UPPER}*{_LOWER}+|{_ODD}{_UPPER}+{_LOWER}*|\p{{N}}|{_REST_SLASH}",), takes_whole=True),
+    Family("tekken", (rf"{_ODD}{_UPPER}*{_LOWER}+|{_ODD}{_UPPER}+{_LOWER}*|\p{{N}}|{_REST_SLASH}",), takes_whole=True, caveat=_MARKS),
     Family(
         "gpt-4o",
         (
             rf"{_ODD}{_UPPER}*{_LOWER}+{_CONTRACTIONS}?|{_ODD}{_UPPER}+{_LOWER}*{_CONTRACTIONS}?|\p{{N}}{{1,3}}|{_REST_SLASH}",
         ),
+        caveat=_MARKS,
     ),
     Family("deepseek-v3", _DEEPSEEK),
     Family(
