@@ -61,7 +61,9 @@ def read_weights(path: Path) -> tuple[tuple[int, ...], dict[str, Any]]:
     for name, stack in stacked.items():
         for layer in range(layers):
             num = {"self_attn.q_proj": heads, "self_attn.k_proj": kv_heads}.get(name)
-            found[f"model.layers.{layer}.{name}.weight"] = to_halves(stack[layer], num) if num else np.ascontiguousarray(stack[layer])
+            found[f"model.layers.{layer}.{name}.weight"] = (
+                to_halves(stack[layer], num) if num else np.ascontiguousarray(stack[layer])
+            )
     found["model.norm.weight"] = take(dim)
     return sizes, found
 
@@ -74,7 +76,9 @@ def read_pieces(path: Path) -> list[tuple[str, float]]:
         found.append((raw[at + 8 : at + 8 + length].decode(), score))
         at += 8 + length
     names = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    return [(names[number] if number < len(names) else piece.replace(" ", "▁"), score) for number, (piece, score) in enumerate(found)]
+    return [
+        (names[number] if number < len(names) else piece.replace(" ", "▁"), score) for number, (piece, score) in enumerate(found)
+    ]
 
 
 def tokenizer_json(pieces: list[tuple[str, float]]) -> dict[str, Any]:
@@ -82,7 +86,9 @@ def tokenizer_json(pieces: list[tuple[str, float]]) -> dict[str, Any]:
     ids = {piece: number for number, (piece, _) in enumerate(pieces)}
     plain = sorted(pieces[259:], key=lambda piece: -piece[1])
     cuts = [
-        sorted(((piece[:at], piece[at:]) for at in range(1, len(piece))), key=lambda cut: (ids.get(cut[0], 0), ids.get(cut[1], 0)))
+        sorted(
+            ((piece[:at], piece[at:]) for at in range(1, len(piece))), key=lambda cut: (ids.get(cut[0], 0), ids.get(cut[1], 0))
+        )
         for piece, _ in plain
     ]
     merges = [[left, right] for all_cuts in cuts for left, right in all_cuts if left in ids and right in ids]

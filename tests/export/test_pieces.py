@@ -19,7 +19,7 @@ from whet.text.chat import Chat
 
 TEXTS = (
     "Once upon a time, there was a little girl named Lily.",
-    "<s>She said: \"I'm happy!\"\n\nThey   played.</s>",
+    '<s>She said: "I\'m happy!"\n\nThey   played.</s>',
     "  two spaces, 宣德九年 and 😀\ttab\r\n",
     "",
     " a",

@@ -58,7 +58,7 @@ def test_it_reads_what_the_formats_package_reads(valid: Path) -> None:
 
 
 def test_the_table_of_types_is_the_formats() -> None:
-    assert TYPES == {kind.value: (kind.name, *sizes) for kind, sizes in GGML_QUANT_SIZES.items()}
+    assert {kind.value: (kind.name, *sizes) for kind, sizes in GGML_QUANT_SIZES.items()} == TYPES
 
 
 def text(words: str) -> bytes:

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from whet.cli import ask, compare, data, evaluate, extract, fuse, plan, recipe, runs, view
+from whet.cli import ask, compare, data, evaluate, export, extract, fuse, plan, recipe, runs, view
 from whet.errors import WhetError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command("extract", epilog="Example: whet extract annals/ --run runs/chisiec 
 app.command("view", epilog="Example: whet view out.jsonl --document annals.txt")(view.view)
 app.command("fuse", epilog="Example: whet fuse runs/demo -o models/officials")(fuse.fuse)
 app.add_typer(data.app, name="data")
+app.add_typer(export.app, name="export")
 app.add_typer(recipe.app, name="recipe")
 
 

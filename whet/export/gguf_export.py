@@ -47,12 +47,16 @@ def export_gguf(
         raise InputError("--type", f"{kind} needs an importance matrix", "Add --importance, or take q3_k_m")
     # The quantiser reads f32 as it is; bf16 weights lose nothing in bf16, at half the room.
     plain: PlainType = "bf16" if all(tensor.dtype == "BF16" for tensor in read_weights(model.folder).values()) else "f32"
-    with plain_beside(model, path, plain, name) as (source, written), LlamaCpp() as llama, staged_file(path) as staged:
-        with tempfile.TemporaryDirectory() as folder:
-            table = Path(folder) / "importance.npz"
-            if importance is not None:
-                np.savez(table, **_named(model, importance))
-            llama.quantize(source, staged, kind, table if importance is not None else None)
+    with (
+        plain_beside(model, path, plain, name) as (source, written),
+        tempfile.TemporaryDirectory() as folder,
+        LlamaCpp() as llama,
+        staged_file(path) as staged,
+    ):
+        table = Path(folder) / "importance.npz"
+        if importance is not None:
+            np.savez(table, **_named(model, importance))
+        llama.quantize(source, staged, kind, table if importance is not None else None)
     return replace(written, path=path)
 
 

@@ -1,4 +1,4 @@
-"""What a GGUF file says of a model's tokenizer: tokens, merges or scores, special tokens, how texts are cut, the chat template."""
+"""What a GGUF file says of a model's tokenizer: tokens, merges or scores, marks, how texts are cut, chat template."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

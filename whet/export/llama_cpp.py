@@ -38,7 +38,7 @@ class LlamaCpp:
     def __init__(self) -> None:
         python = find_llama()
         if python is None:
-            raise MissingExtraError(f"llama-cpp-python (in this environment, or in that of {PYTHON})", "llama", "this")
+            raise MissingExtraError(f"llama-cpp-python (in this environment, or in that of {PYTHON})", "llamacpp", "this")
         self.folder = tempfile.TemporaryDirectory(prefix="whet-llama-")
         self._said = (Path(self.folder.name) / "said.txt").open("w+")
         command = [python, "-I", str(Path(llama_child.__file__))]

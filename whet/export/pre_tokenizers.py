@@ -13,6 +13,7 @@ _UPPER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
 _LOWER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _ODD = r"[^\r\n\p{L}\p{N}]?"
 _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_QWEN35 = rf"{_CONTRACTIONS}|{_ODD}[\p{{L}}\p{{M}}]+|\p{{N}}| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _REST_SLASH = r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _DEEPSEEK = (
     r"\p{N}{1,3}",
@@ -40,10 +41,15 @@ FAMILIES = (
     Family("qwen2", (rf"{_CONTRACTIONS}|{_ODD}\p{{L}}+|\p{{N}}|{_REST}",)),
     Family("llama-bpe", (rf"{_CONTRACTIONS}|{_ODD}\p{{L}}+|\p{{N}}{{1,3}}|{_REST}",), takes_whole=True),
     Family("dbrx", (rf"{_CONTRACTIONS}|{_ODD}\p{{L}}+|\p{{N}}{{1,3}}|{_REST}",)),
-    Family("qwen35", (rf"{_CONTRACTIONS}|{_ODD}[\p{{L}}\p{{M}}]+|\p{{N}}| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",)),
+    Family("qwen35", (_QWEN35,)),
     Family("gpt-2", (_GPT2,)),
     Family("smollm", (r"\p{N}", _GPT2)),
-    Family("tekken", (rf"{_ODD}{_UPPER}*{_LOWER}+|{_ODD}{_UPPER}+{_LOWER}*|\p{{N}}|{_REST_SLASH}",), takes_whole=True, caveat=_MARKS),
+    Family(
+        "tekken",
+        (rf"{_ODD}{_UPPER}*{_LOWER}+|{_ODD}{_UPPER}+{_LOWER}*|\p{{N}}|{_REST_SLASH}",),
+        takes_whole=True,
+        caveat=_MARKS,
+    ),
     Family(
         "gpt-4o",
         (
