@@ -1,4 +1,4 @@
-"""The verbs about data: build it, show it."""
+"""The verbs about data: build it, show it, prepare the set of a domain."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,7 +7,7 @@ import typer
 
 from whet.cli.runs import Out, Overrides, Recipe
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Build and show data.")
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Build and show data, prepare domain sets.")
 
 
 @app.command("build", epilog="Example: whet data build recipes/chisiec.yaml")
@@ -66,3 +66,57 @@ def show(
             console.print(
                 escape("   " + ", ".join(f"{name}={value['text'] if value else '–'}" for name, value in record.items()))
             )
+
+
+@app.command("domain", epilog="Example: whet data domain --name biology --from 'mmlu/*_biology*.csv' --size 5000 -o biology")
+def domain(
+    *,
+    name: Annotated[str, typer.Option(help="Name of the domain.")],
+    files: Annotated[
+        list[str],
+        typer.Option("--from", metavar="FILE[=LICENCE]", help="A file, folder or quoted glob of examples; can be repeated."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder of the set.")],
+    size: Annotated[int | None, typer.Option(min=1, help="Most examples; without it all that are left.")] = None,
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(help="A suite, or a file of examples, none of whose questions may be in the set; can be repeated."),
+    ] = None,
+    form: Annotated[
+        str,
+        typer.Option(
+            "--as", metavar="conversations", help="Write choice questions as conversations, to mix them with free ones."
+        ),
+    ] = "as they are",
+    near: Annotated[
+        float, typer.Option(min=0.01, max=1.0, help="Similarity from which two questions are near-duplicates.")
+    ] = 0.8,
+    seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
+) -> None:
+    """Prepare the set of a domain: verified, deduplicated within and against suites, balanced over categories, with a card."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from whet.config import load
+    from whet.data.domain import DomainSettings
+    from whet.errors import InputError
+    from whet.pipeline.domain import Input, prepare_domain
+
+    if form not in ("as they are", "conversations"):
+        raise InputError("--as", f"{form!r} is no form", "Known here: conversations")
+    raw = {"name": name, "size": size, "seed": seed, "near_threshold": near}
+    settings = load(DomainSettings, raw, {}, "command line")
+    inputs = [
+        Input(Path(path), licence) if licence else Input(Path(path)) for path, _, licence in (one.partition("=") for one in files)
+    ]
+    card = prepare_domain(settings, inputs, against or (), out, "conversations" if form == "conversations" else "as_they_are")
+    table = Table("", "rows")
+    table.add_row("read", f"{card['read']:,}")
+    for reason, num in card["left_out"].items():
+        if num:
+            table.add_row(reason.replace("_", " "), f"{num:,}")
+    table.add_row("kept", f"{card['kept']:,}", style="bold")
+    Console(highlight=False).print(table)
+    if size is not None and card["kept"] < size:
+        typer.echo(f"{size:,} were asked for; there are no more good rows")
+    typer.echo(f"domain: {out} ({len(card['categories'])} categories; its card is README.md, what was left out rejects.jsonl)")
