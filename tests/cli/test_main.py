@@ -33,6 +33,7 @@ COMMANDS = [
     "extract",
     "data build",
     "data show",
+    "data domain",
     "recipe show",
     "recipe explain",
     "recipe schema",
