@@ -43,6 +43,10 @@ class _Row:
 
 _Placement = tuple[int, ...]
 """A start for each value of a row."""
+_Before = Sequence[tuple[float, int, _Placement]]
+"""Of the row before, the cheapest first: what all up to a placement costs, its number, the placement."""
+_Alike = Sequence[tuple[int, int]]
+"""Pairs of numbers of values that a row and the next one share."""
 _Sides = Mapping[tuple[str, str], tuple[int, int]]
 """For a first field and another one, how often the other stands before and behind it where both stand once."""
 
@@ -89,16 +93,13 @@ def _choose(rows: Sequence[_Row]) -> list[_Placement]:
     layers: list[list[tuple[_Placement, float, int]]] = []  # placement, cheapest cost up to here, number in the layer before
     for number, row in enumerate(rows):
         layer = []
+        # The cheapest come first, so that most ways are never looked at.
+        before = sorted((cost, at, placement) for at, (placement, cost, _) in enumerate(layers[-1])) if layers else []
+        alike = _alike(rows[number - 1], row) if layers else ()
+        moved = MOVED * (bool(layers) and rows[number - 1].texts[0] == row.texts[0])
         for placement in _placements(row, seen[row.texts[0]], sides):
-            cost, back = _own_cost(row, placement, sides), -1
-            if layers:
-                ways = (
-                    (before + _step_cost(rows[number - 1], earlier, row, placement), at)
-                    for at, (earlier, before, _) in enumerate(layers[-1])
-                )
-                added, back = min(ways)
-                cost += added
-            layer.append((placement, cost, back))
+            added, back = _cheapest(before, placement, alike, moved) if layers else (0.0, -1)
+            layer.append((placement, added + _own_cost(row, placement, sides), back))
         seen[row.texts[0]] += 1
         layers.append(layer)
     at = min(range(len(layers[-1])), key=lambda number: layers[-1][number][1])
@@ -167,18 +168,29 @@ def _pair_cost(row: _Row, one: int, start: int, other: int, other_start: int, si
     return cost + math.log1p(gap) - SIDE * math.log(2 * (num_alike + 1) / (before + behind + 2))
 
 
-def _step_cost(row: _Row, placement: _Placement, next_row: _Row, next_placement: _Placement) -> float:
+def _cheapest(before: _Before, placement: _Placement, alike: _Alike, moved: float) -> tuple[float, int]:
+    """What the cheapest way to a placement costs, and the number of the placement before it; of equal ones the first."""
+    best = math.inf, -1
+    for cost, at, earlier in before:
+        if cost > best[0]:
+            break  # a step costs nothing at least
+        best = min(best, (cost + _step_cost(earlier, placement, alike, moved), at))
+    return best
+
+
+def _alike(row: _Row, next_row: _Row) -> _Alike:
+    """The values beside the first ones that two rows share, by their numbers in each."""
+    places = {pair: at for at, pair in enumerate(zip(row.names, row.texts, strict=True)) if at}
+    pairs = enumerate(zip(next_row.names, next_row.texts, strict=True))
+    return tuple((places[pair], at) for at, pair in pairs if at and pair in places)
+
+
+def _step_cost(placement: _Placement, next_placement: _Placement, alike: _Alike, moved: float) -> float:
     """How badly a row's placement follows that of the row before it."""
-    if next_placement[0] < placement[0]:
-        cost = BACKWARD
-    elif next_placement[0] == placement[0]:
+    if next_placement[0] == placement[0]:
         return REPEATED if next_placement <= placement else 0.0
-    else:
-        cost = 0.0
-    cost += MOVED * (row.texts[0] == next_row.texts[0])
-    earlier = {name: (value, start) for name, value, start in zip(row.names[1:], row.texts[1:], placement[1:], strict=True)}
-    later = zip(next_row.names[1:], next_row.texts[1:], next_placement[1:], strict=True)
-    return cost + REUSED * sum(earlier.get(name) == (value, start) for name, value, start in later)
+    cost = moved + (BACKWARD if next_placement[0] < placement[0] else 0.0)
+    return cost + REUSED * sum(placement[one] == next_placement[other] for one, other in alike)
 
 
 def _is_quote(text: str, value: str) -> bool:
