@@ -9,7 +9,7 @@ import pytest
 from conftest import copy_base
 
 from whet.backends.base import Ask, Generated, Pack
-from whet.engines.local import LocalEngine
+from whet.engines.local import MOST_FAILED, LocalEngine
 from whet.errors import InputError
 from whet.records import Message, Request
 from whet.text.chat import Chat
@@ -107,6 +107,22 @@ def test_a_prompt_that_can_not_be_rendered_is_an_error_and_loses_no_other(chat: 
     said = engine(Echo(chat.tokenizer.encode("答")), chat).answer([request("a\ud800"), request("b")])
     assert [completion.finish for completion in said] == ["error", "stop"]
     assert "surrogate" in said[0].error
+
+
+def test_requests_that_can_not_be_asked_are_told_before_many_more_are_taken(chat: Chat) -> None:
+    taken = []
+
+    def requests() -> Iterator[Request]:
+        for number in range(200):
+            taken.append(number)
+            yield request("b" if number in (90, 199) else "a\ud800")
+
+    found = engine(Echo([]), chat).answer_each(requests())
+    assert next(found)[1].finish == "error"
+    assert len(taken) == MOST_FAILED
+    said = dict(found)
+    assert sorted(said) == list(range(1, 200))
+    assert [number for number, completion in said.items() if completion.finish == "stop"] == [90, 199]
 
 
 def test_a_template_that_refuses_the_messages_is_an_error(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What fails, is cut, has no room or says what does not stand there is kept aside, and asked again on demand."""
 
 import json
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,6 +40,17 @@ def test_a_chunk_that_fails_is_kept_aside_with_reason_and_reply_and_asked_again_
     state = State(tmp_path)
     assert list(state.failures()) == []
     state.close()
+
+
+@pytest.mark.parametrize("kind", ["error", "cut"])
+def test_how_far_it_is_can_be_told_when_chunks_are_asked_again(tmp_path: Path, kind: str) -> None:
+    document, shares = Text("a", TEXT), list[float | None]()
+    run(tmp_path, [document], Reader(failing(kind)))
+    tally = run(tmp_path, [document], is_retry=True, total_bytes=9_000, tell=lambda tally: shares.append(tally.share))
+    assert tally.counts["again"] > 0
+    assert shares
+    assert all(share is not None and 0 <= share <= 1 for share in shares)
+    assert shares[-1] == 1
 
 
 def test_the_whole_records_of_a_cut_reply_are_kept(tmp_path: Path) -> None:
@@ -118,7 +130,7 @@ def test_a_document_that_breaks_off_gives_what_was_read_and_is_tried_again(tmp_p
     assert tally.counts["broken"] == 1
     assert said(tmp_path) == wanted(broken)
     state = State(tmp_path)
-    assert [row["reason"] for row in state.failures()] == ["a: page 9 is damaged"]
+    assert [row["reason"] for row in state.failures()] == ["page 9 is damaged"]
     state.close()
     run(tmp_path, [mended])
     assert said(tmp_path) == wanted(mended)
@@ -139,6 +151,26 @@ def test_blank_stretches_are_not_asked_and_documents_without_text_give_nothing(t
     assert engine.asked == []
     run(tmp_path, [Text("a", " \n\u3000" * 30), Text("b", "")], engine)
     assert rows(tmp_path) == []
+    with closing(State(tmp_path)) as state:  # and are named, the second time too
+        assert [(row["document"], row["reason"]) for row in state.failures()] == [
+            ("a", "holds nothing but white space"),
+            ("b", "holds no text"),
+        ]
+        assert not state.has_text()
+
+
+def test_a_text_that_can_not_be_asked_fails_alone_and_is_no_fault_of_the_engine(tmp_path: Path) -> None:
+    texts = [Text(f"{number}", "大雨。" if number % 8 else f"<于謙>至{number}。") for number in range(24)]
+
+    def fits(request: Request) -> bool:
+        if "大雨" in source_of(request):
+            raise InputError("", "the text holds a mark")
+        return True
+
+    tally = run(tmp_path, texts, used=replace(way(), fits=fits))  # more in a row than an engine may fail
+    assert (tally.counts["failed"], len(rows(tmp_path))) == (21, 3)
+    with closing(State(tmp_path)) as state:
+        assert {row["reason"] for row in state.failures()} == {"it can't be asked: the text holds a mark"}
 
 
 def test_a_source_that_gives_orders_or_holds_json_is_data(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def extract(
     ray = RaySettings(address=address, num_actors=num_actors, cpus=cpus, gpus=gpus) if on else None
     order = Order(tuple(named), run, targets, tuple(overrides), is_base=is_base, is_retry=is_retry, is_anew=is_anew, ray=ray)
     with ExtractWatch() as watch:
-        extracted = extract(order, watch.tell)
+        extracted = extract(order, watch.tell, note=lambda words: typer.echo(f"note: {words}", err=True))
     if is_json:
         typer.echo(json.dumps(extracted.figures, ensure_ascii=False))
     else:
@@ -102,10 +102,12 @@ def summarise(figures: Mapping[str, Any], targets: Any) -> list[str]:
     from whet.evaluate.report import say_time
 
     documents, chunks, records = figures["documents"], figures["chunks"], figures["records"]
+    num_problems = documents["problems"]
     lines = [f"{targets.out}: {_many(records['written'], 'record')} from {_many(documents['in_output'], 'document')}"]
     told = {
         "documents": _counted(documents, ("unchanged", "changed", "gone", "repeated", "refused", "broken")),
         "read": _counted(documents, ("pages", "chars")),
+        "problems": f"{_many(num_problems, 'page or part', 'pages or parts')} could not be read whole" if num_problems else "",
         "chunks": _counted(chunks, ("asked", "asked_again", "blank", "failed", "cut", "waiting")),
         "merged": _counted(records["merged"]),
         "split": f"{records['split']:,} more" if records["split"] else "",
@@ -134,5 +136,5 @@ def _counted(counts: Mapping[str, int], names: tuple[str, ...] | None = None) ->
     return ", ".join(f"{counts[name]:,} {name.replace('_', ' ')}" for name in names or tuple(counts) if counts.get(name))
 
 
-def _many(num: int, what: str) -> str:
-    return f"{num:,} {what}" if num == 1 else f"{num:,} {what}s"
+def _many(num: int, what: str, several: str = "") -> str:
+    return f"{num:,} {what}" if num == 1 else f"{num:,} {several or f'{what}s'}"

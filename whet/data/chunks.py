@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 Unit = Literal["characters", "tokens"]
 MAX_CHARACTERS_A_TOKEN = 16  # of a chunk in tokens, however few those are
-_CLOSERS = "”’」』）】》〉〕］｝﹂﹄︶︸︺︼︾﹀\"')\\]}»›"
+ENDS_ALONE = "。！？；｡︒︕︖︔﹒﹔﹖﹗．։؟؛۔܀।॥၊။។᠃᠉"
+"""Ends of sentences in themselves, in scripts that have no spaces behind them."""
+CLOSERS = "”’」』）】》〉〕］｝﹂﹄︶︸︺︼︾﹀\"')\\]}»›"
 
 
 class _Patterns(NamedTuple):
@@ -36,8 +38,8 @@ def _patterns() -> _Patterns:
     import regex  # late: it takes a while, and settings need none of it
 
     # An end in itself in the scripts that have no spaces; in others only where white space follows.
-    alone, spaced = "[。！？；｡︒︕︖︔﹒﹔﹖﹗．։؟؛۔܀।॥၊။។᠃᠉]++", "[.!?;…‼⁇⁈⁉]++"
-    closed = f"[{_CLOSERS}]*+"
+    alone, spaced = f"[{ENDS_ALONE}]++", "[.!?;…‼⁇⁈⁉]++"
+    closed = f"[{CLOSERS}]*+"
     return _Patterns(
         regex.compile(rf"(?:{alone}{closed}|{spaced}{closed}(?=\s))\s*+|\n[ \t\u3000]*+\r?\n\s*+"),
         regex.compile(r"(?:\r\n|[\n\r\f\v\x85\u2028\u2029])[ \t]*+"),

@@ -1,14 +1,15 @@
 """A constraint as a server takes it: a JSON schema, a GBNF grammar, or a Lark grammar for llguidance."""
 
+import importlib
 import json
 from typing import Any
 
+from whet.errors import MissingExtraError
 from whet.records import Constraint, FieldRule
+from whet.text.shape import Shape
 
 RECORDS = "records"
 """Key of the list where a server takes only schemas whose root is an object."""
-# One character of a JSON string as json.dumps(ensure_ascii=False) writes it: no other escapes, no surrogate among them.
-_CHARACTER = r'([^"\\\x00-\x1f]|\\["\\bfnrt]|\\u00(0[0-7bef]|1[0-9a-f]))'
 
 
 def json_schema(constraint: Constraint, *, is_object: bool = False) -> dict[str, Any]:
@@ -40,7 +41,7 @@ def gbnf(constraint: Constraint) -> str:
     """The constraint as llama.cpp's GBNF: the trained keys and white space. It can't say that a span stands in a text."""
     lines = [
         'root ::= "[" (entry ("," entry)*)? "]"',
-        f"entry ::= {_entry(constraint, lambda rule, at: f'field{at}')}",
+        f"entry ::= {_entry(constraint)}",
     ]
     for at, rule in enumerate(constraint.fields):
         values = [_literal(_json(choice)) for choice in rule.choices] if rule.kind == "choice" else [_gbnf_text(rule)]
@@ -54,35 +55,19 @@ def _gbnf_text(rule: FieldRule) -> str:
 
 
 def lark(constraint: Constraint) -> str:
-    """The constraint as a Lark grammar for llguidance; spans hold characters of the source, where it has one."""
-    lines = ["%llguidance {}"]
-    source = constraint.source
-    if source:
-        chunks = [_json(character)[1:-1] for character in source]
-        lines.append(f"RAW: %regex {json.dumps({'substring_chunks': chunks}, ensure_ascii=False)}")
-    is_possible = True
-    for at, rule in enumerate(constraint.fields):
-        null = ['"null"'] if rule.is_nullable else []
-        if rule.kind == "choice":
-            values = [_literal(_json(choice)) for choice in rule.choices]
-        elif rule.kind == "span" and source is not None and len(source) < rule.min_chars:
-            values = []  # no piece of the source is long enough
-        else:
-            is_grounded = rule.kind == "span" and source is not None
-            lines.append(f"TEXT{at}: {'RAW & ' if is_grounded else ''}/{_CHARACTER}{{{_lengths(rule)}}}/")
-            values = [rf'"\"" TEXT{at} "\""']
-        is_possible &= bool(values or null)
-        lines.append(f"field{at}: " + (" | ".join([*values, *null]) or '""'))
-    lines.append(f"entry: {_entry(constraint, lambda rule, at: f'field{at}')}")
-    lines.append('start: "[" (entry ("," entry)*)? "]"' if is_possible else 'start: "[]"')
-    return "\n".join(lines) + "\n"
+    """The constraint as a Lark grammar for llguidance: the very one that replies are kept to here."""
+    try:
+        importlib.import_module("regex")  # sources need it
+    except ImportError:
+        raise MissingExtraError("regex", "constrain", "writing a grammar that holds the source") from None
+    return Shape(constraint).grammar()
 
 
-def _entry(constraint: Constraint, name: Any) -> str:
-    """The parts of one record, in a notation that GBNF and Lark share."""
+def _entry(constraint: Constraint) -> str:
+    """The parts of one record."""
     parts = [_literal("{")]
     for at, rule in enumerate(constraint.fields):
-        parts += [_literal(("," if at else "") + _json(rule.name) + ":"), name(rule, at)]
+        parts += [_literal(("," if at else "") + _json(rule.name) + ":"), f"field{at}"]
     return " ".join([*parts, _literal("}")])
 
 
@@ -95,5 +80,5 @@ def _json(text: str) -> str:
 
 
 def _literal(text: str) -> str:
-    """A literal of GBNF and Lark: both take the escapes of JSON."""
+    """A literal of GBNF, which takes the escapes of JSON."""
     return _json(text)

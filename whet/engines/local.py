@@ -9,6 +9,8 @@ from whet.errors import InputError
 from whet.records import Completion, Request, Step
 from whet.text.chat import Chat
 
+MOST_FAILED = 32  # requests that can't be asked, one after the other, before they are told
+
 
 class LocalEngine:
     """A base on this machine, with the adapters that its backend has."""
@@ -28,23 +30,29 @@ class LocalEngine:
         asked: dict[int, tuple[int, int]] = {}
         """By the number of an ask that is in flight: the number of its request, and the tokens of its prompt."""
         failed: list[tuple[int, Completion]] = []
+        numbered, is_over = enumerate(requests), False
 
         def asks() -> Iterator[Ask]:
+            nonlocal is_over
             num_asked = 0
-            for number, request in enumerate(requests):
+            for number, request in numbered:
                 made = self._ask(request)
                 if isinstance(made, Completion):
                     failed.append((number, made))
+                    if len(failed) == MOST_FAILED:
+                        return  # they are given before more is drawn
                     continue
                 asked[num_asked] = number, len(made.ids)
                 num_asked += 1
                 yield made
+            is_over = True
 
-        for at, generated in self.backend.generate(asks(), [self.chat.end_id]):
+        while not is_over:
+            for at, generated in self.backend.generate(asks(), [self.chat.end_id]):
+                yield from _drain(failed)
+                number, num_prompt = asked.pop(at)
+                yield number, self._completion(generated, num_prompt)
             yield from _drain(failed)
-            number, num_prompt = asked.pop(at)
-            yield number, self._completion(generated, num_prompt)
-        yield from _drain(failed)
 
     def rank(self, request: Request) -> list[float]:
         prompt = tuple(self.chat.prompt_ids(request.messages))

@@ -24,6 +24,7 @@ from whet.tasks.extraction import Extraction
 from whet.text.prepare import Prepared, PrepareSettings, prepare
 
 ENGINE_FAILED = "the engine failed: "
+UNASKABLE = "it can't be asked: "
 Cut = Callable[[str, Iterable[Piece]], Iterator[Chunk]]
 
 
@@ -38,6 +39,8 @@ class _Reading:
     num_chars: int = 0
     num_bytes: int = 0
     """Of the text that was read, in UTF-8."""
+    is_blank: bool = True
+    """Whether there was nothing but white space so far."""
     pages: int = 0
     problems: list[str] = field(default_factory=list)
     digest: Any = field(default_factory=hashlib.sha256)
@@ -49,14 +52,18 @@ class _Reading:
                 if piece.problem:
                     self.problems.append(piece.problem)
                 self.num_chars += len(piece.text)
+                self.is_blank = self.is_blank and not piece.text.strip()
                 self.pages += piece.page is not None
                 raw = pack(piece.text)
                 self.num_bytes += len(raw)
                 self.digest.update(raw)
                 yield piece
         except InputError as error:
-            self.problems.append(str(error))
+            own = InputError("", error.what, error.remedy) if error.place == self.entry.name else error  # the row names it
+            self.problems.append(str(own))
             self.is_broken = True
+        if self.is_blank and not self.problems:
+            self.problems.append("holds nothing but white space" if self.num_chars else "holds no text")
 
     def bytes_at(self, end: int, document: Document) -> float:
         """Bytes of the file up to a character, as far as that can be told: by its pages, or by the bytes of its text."""
@@ -64,7 +71,8 @@ class _Reading:
         return min(float(document.num_bytes), read * end / max(1, self.num_chars))
 
     def facts(self) -> dict[str, Any]:
-        known = {"sha": self.digest.hexdigest(), "num_chars": self.num_chars, "num_pages": self.pages}
+        num_chars = 0 if self.is_blank else self.num_chars
+        known = {"sha": self.digest.hexdigest(), "num_chars": num_chars, "num_pages": self.pages}
         return known | {"problems": self.problems}
 
 
@@ -87,7 +95,7 @@ class Way:
     most_errors: int
     """Requests in a row that may fail before the engine is taken to be gone."""
     fits: Callable[[Request], bool] = lambda request: True
-    """Whether prompt and reply have room in the base; a chunk that has none is halved."""
+    """Whether prompt and reply have room in the base; a chunk that has none is halved. InputError: it can't be asked."""
 
 
 class Flow:
@@ -151,7 +159,13 @@ class Flow:
                     # Too short to halve: what is left to try is room for a longer reply.
                     request = replace(request, max_tokens=request.max_tokens * 2**part.tries)
                 reading = self._readings[part.document]
-                if not self.way.fits(request) and (halves := halve(part, reading.entry.name, self.way.overlap)):
+                try:
+                    has_room = self.way.fits(request)
+                except InputError as error:  # a fault of the text: it says nothing of the engine
+                    self.tally.counts["failed"] += 1
+                    self._finish(part, Outcome("failed", reason=f"{UNASKABLE}{error}"))
+                    continue
+                if not has_room and (halves := halve(part, reading.entry.name, self.way.overlap)):
                     self.tally.counts["halved"] += 1
                     self.state.halve(part, halves, self._number)
                     reading.num_open += len(halves) - 1
@@ -212,6 +226,7 @@ class Flow:
             for one in parts:
                 reading.num_open += 1
                 self.tally.counts["again"] += 1
+                self.tally.chars_cut += len(one.text)
                 yield one
 
     def _take(self, asked: _Asked, completion: Completion, engine: str) -> None:
@@ -268,7 +283,8 @@ class Flow:
         records = tuple(replace(self._found(asked, record), confidence=sure, evidence=found) for record, sure, found in said_of)
         if completion.finish == "length":
             lost = f", {read.num_cut} of them unfinished and left out" if read.num_cut else ""
-            reason = f"the reply was cut at task.max_tokens after {len(records) + read.num_cut} records{lost}"
+            num = len(records) + read.num_cut
+            reason = f"the reply was cut at task.max_tokens after {num} record{'s' if num != 1 else ''}{lost}"
             return replace(said, status="cut", records=records, reason=reason)
         return replace(said, status="done", records=records)
 

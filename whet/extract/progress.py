@@ -25,7 +25,7 @@ class Tally:
     bytes_here: float = 0.0
     """Of the document that is read now, up to its last chunk."""
     chars_cut: int = 0
-    """Of all chunks that were cut; where chunks overlap they count twice."""
+    """Of all chunks that were cut or are asked again; where chunks overlap they count twice."""
     chars_open: int = 0
     """Of the chunks that are being answered."""
     chars_answered: int = 0
@@ -41,11 +41,11 @@ class Tally:
     def share(self) -> float | None:
         """The part of the inputs that is answered, 0 to 1; None where their size is not known."""
         if self.is_read:
-            return 1.0 - self.chars_open / max(1, self.chars_cut)
+            return max(0.0, 1.0 - self.chars_open / max(1, self.chars_cut))
         if not self.total_bytes:
             return None
         bytes_cut = self.bytes_behind + self.bytes_here
-        is_open = self.chars_open / max(1, self.chars_cut)
+        is_open = min(1.0, self.chars_open / max(1, self.chars_cut))
         return min(1.0, bytes_cut / self.total_bytes) * (1.0 - is_open)
 
     @property

@@ -2,9 +2,10 @@
 
 import re
 
+from whet.data.chunks import CLOSERS, ENDS_ALONE
 from whet.records import Span
 
-ENDS = re.compile(r"[。！？；｡!?;]+[」』”’）)\]】》\"']*|\.(?=\s|$)|[\n\r\u2028\u2029]+")
+ENDS = re.compile(rf"[{ENDS_ALONE}!?;]+[{CLOSERS}]*|\.(?=\s|$)|[\n\r\u2028\u2029]+")
 """Where a sentence ends, with the quotation marks and brackets that close behind it."""
 
 

@@ -209,7 +209,10 @@ class State:
         return Entry(id_, name, version + 1, False, is_changed=True)
 
     def end_document(self, entry: Entry, facts: Mapping[str, Any], *, is_whole: bool) -> None:
-        """Keep what was learnt of a document (sha, num_chars, num_pages, problems) when its last chunk is answered."""
+        """Keep what was learnt of a document when its last chunk is answered: sha, num_chars, num_pages, problems.
+
+        num_chars is 0 where they are nothing but white space.
+        """
         self._pending += 1
         sql = (
             "UPDATE documents SET sha = ?, num_chars = ?, num_pages = ?, problems = ?, is_whole = ? WHERE id = ? AND version = ?"
@@ -311,7 +314,7 @@ class State:
             yield ChunkFound(id_, start, end, found_from_rows(json.loads(records)), numbered)
 
     def has_text(self) -> bool:
-        """Whether any document of the output has a character."""
+        """Whether any document of the output has more than white space."""
         sql = "SELECT 1 FROM documents WHERE seen >= ? AND num_chars > 0"
         return self.one(sql, self.fact("last_whole_pass", 0)) is not None
 

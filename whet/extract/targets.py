@@ -1,6 +1,6 @@
 """The files that an extraction writes: the output, its accepted and its other records, what failed, the summary."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ from typing import Any
 
 from whet.errors import InputError
 from whet.extract.rows import Row
-from whet.extract.state import State
+from whet.extract.state import FILE, State
 from whet.extract.write import Format, columns_of, format_of, writing
 from whet.storage import write_json, write_jsonl
 from whet.tasks.extraction import FieldSettings
@@ -70,6 +70,35 @@ class Targets:
                 str(self.out), "is there already, and without its state", "Choose another -o, or overwrite it: --anew"
             )
 
+    def sources(self, inputs: Sequence[str]) -> tuple[str, ...]:
+        """The inputs without what this extraction wrote before, as `*` names it too.
+
+        InputError where nothing is left, and where a file that is to be written is one of the sources.
+        """
+        files = [path for path in (self.out, self.accepted, self.review) if path]
+        for path in files:
+            if path.is_file() and not self.state.exists() and any(_holds(Path(name), path) for name in inputs if name != "-"):
+                raise InputError(str(path), "is one of the inputs, and would be overwritten", "Give another name to write to")
+        own = {path.resolve() for path in (*files, self.state, self.failed, self.summary)} if self.state.exists() else set()
+        left = tuple(name for name in inputs if name == "-" or Path(name).resolve() not in own)
+        if inputs and not left:
+            raise InputError(inputs[0], "is what this extraction wrote itself", "Name files or folders with documents to read")
+        return left
+
+    def leaves_out(self) -> Callable[[Path], bool]:
+        """Whether a file or folder below an input was written by an extraction, this one or another, and is no source."""
+        own = {path.absolute() for path, *_ in self._files()}
+        return lambda path: is_output(path) or path.absolute() in own
+
+    def claim(self, state: State, *, is_anew: bool) -> None:
+        """Note in the state which files are written. InputError where one is there that is another's."""
+        known = set(state.fact("targets", []))
+        files = [path for path, _, which in self._files() if which is not None]
+        other = next((path for path in files if path.exists() and str(path.absolute()) not in known), None)
+        if other is not None and not is_anew:
+            raise InputError(str(other), "is there already, and this extraction did not write it", "Choose another name")
+        state.set_fact("targets", sorted(known | {str(path.absolute()) for path in files}))
+
     def write(self, rows: Iterator[Row], fields: Sequence[FieldSettings]) -> dict[str, Any]:
         """Write all files in one pass over the rows; gives, by file, its rows and its cells that look like formulas."""
         counts: dict[str, Any] = {}
@@ -100,3 +129,17 @@ class Targets:
     def write_summary(self, figures: Mapping[str, Any]) -> None:
         """Write what the extraction has come to."""
         write_json(self.summary, figures)
+
+
+def is_output(path: Path) -> bool:
+    """Whether an extraction wrote a file or folder: its state, or what lies beside that."""
+    if path.name.endswith(".state"):
+        return (path / FILE).is_file()
+    ends = (".failed.jsonl", ".summary.json", "")
+    outs = (path.name.removesuffix(end) for end in ends if path.name.endswith(end))
+    return any((path.with_name(f"{out}.state") / FILE).is_file() for out in outs)
+
+
+def _holds(source: Path, path: Path) -> bool:
+    """Whether an input is this file, or a folder that it lies in."""
+    return path.resolve() == source.resolve() or (source.is_dir() and path.resolve().is_relative_to(source.resolve()))

@@ -24,7 +24,7 @@ class Answering:
     adapter: str | None = None
     """Fingerprint of the adapter that answers."""
     fits: Callable[[Request], bool] = lambda request: True
-    """Whether prompt and reply have room."""
+    """Whether prompt and reply have room; InputError where the prompt can't be made at all."""
     code: tuple[str, ...] = ("engines",)
     """Rooms and files of whet whose code the answers depend on."""
 
@@ -68,9 +68,5 @@ def _server(bench: Bench) -> Iterator[Engine]:
 
 
 def _has_room(bench: Bench, request: Request) -> bool:
-    """Whether the base holds prompt and reply; what can't be rendered at all is left to the engine to say."""
-    try:
-        num = len(bench.chat.prompt_ids(request.messages))
-    except InputError:
-        return True
-    return num + request.max_tokens <= bench.base.max_length
+    """Whether the base holds prompt and reply."""
+    return len(bench.chat.prompt_ids(request.messages)) + request.max_tokens <= bench.base.max_length

@@ -33,6 +33,7 @@ READING = tuple(f"tasks/{name}.py" for name in ("extraction", "reading", "occurr
 CODE = ("records.py", "text", *READING, "data/chunks.py", "data/documents", "extract/flow.py")
 CHANGEABLE = ("extract.", "engine.", "device.", "task.constraint=", "task.max_tokens=")
 Tell = Callable[[Tally], None]
+MOST_LONGER = 1.5  # times the longest text of the training that a chunk may be without a word
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,26 +63,36 @@ class Extracted:
     has_failed: bool
 
 
-def extract(order: Order, tell: Tell = lambda tally: None, answering: Answering | None = None) -> Extracted:
+def extract(
+    order: Order,
+    tell: Tell = lambda tally: None,
+    answering: Answering | None = None,
+    note: Callable[[str], None] = lambda words: None,
+) -> Extracted:
     """Read the inputs into the output; what was answered before is not asked again.
 
-    answering: answers in place of the run's own. Ctrl-C writes what is done, then raises InterruptedRunError.
+    answering: answers in place of the run's own. note: is told what makes the records worse than they
+    could be. Ctrl-C writes what is done, then raises InterruptedRunError.
     """
     saved = Bench(saved_recipe(order.run), order.run, Silent())
     bench = Bench(_changed(saved.recipe, order), order.run, Silent())
     task, settings = bench.task, bench.recipe.extract
     if not isinstance(task, Extraction):
         raise InputError(str(order.run), f"answers {task.name} questions, it extracts nothing", "Name a run that extracts")
+    inputs = order.targets.sources(order.inputs)
     order.targets.check(task.fields, is_anew=order.is_anew)
-    documents = find_documents(order.inputs, settings.documents)
+    documents = find_documents(inputs, settings.documents, order.targets.leaves_out())
     who = answering or choose_answering(bench, saved, is_base=order.is_base)
     if order.ray:
         who = spread(who, bench, order.ray)
     way = Way(task, bench.recipe.data.prepare, _cutter(bench), settings.chunks.overlap, settings.max_errors_in_a_row, who.fits)
     trust = _trust(bench, saved, who)
+    if too_long := _too_long(bench, who):
+        note(too_long)
     folder = order.targets.state
     with locked(folder), closing(open_state(folder, _decisive(bench, who), is_anew=order.is_anew)) as state:
-        flow = Flow(way, state, is_retry=order.is_retry, total_bytes=measure(order.inputs), tell=tell)
+        order.targets.claim(state, is_anew=order.is_anew)
+        flow = Flow(way, state, is_retry=order.is_retry, total_bytes=measure(inputs), tell=tell)
         stopped: BaseException | None = None
         try:
             flow.run(documents, who.open)
@@ -90,7 +101,7 @@ def extract(order: Order, tell: Tell = lambda tally: None, answering: Answering 
         if stopped is None:
             _require_text(order, state, flow.tally)
         assembly = Assembly(state, Rules(settings.rules), Labels(bench.recipe.name, who.adapter), trust)
-        figures = _write(order, task, assembly, flow.tally, stopped)
+        figures = _write(order, task, assembly, flow.tally, stopped, too_long)
     if isinstance(stopped, KeyboardInterrupt):
         raise InterruptedRunError(f"what is done is in {order.targets.out}; running again goes on from here") from None
     if stopped is not None:
@@ -103,7 +114,11 @@ def _changed(saved: Recipe, order: Order) -> Recipe:
     """The run's recipe with the overrides, which may not touch what was trained."""
     other = next((one for one in order.overrides if not one.startswith(CHANGEABLE)), None)
     if other is not None:
-        raise InputError(other, "can't be changed here: the specialist was trained with it", f"What can: {', '.join(CHANGEABLE)}")
+        raise InputError(
+            other,
+            "can't be changed here: the specialist was trained with it",
+            "What can: settings of extract, engine and device, task.constraint, task.max_tokens",
+        )
     raw = saved.model_dump(mode="json")
     places: Places = {}
     apply_overrides(raw, places, order.overrides)
@@ -157,17 +172,36 @@ def _cutter(bench: Bench) -> Callable[[str, Iterable[Piece]], Iterator[Chunk]]:
     return lambda name, pieces: cut_chunks(name, pieces, settings, count_tokens)
 
 
+def _too_long(bench: Bench, who: Answering) -> str:
+    """What to do where chunks are longer than all that the specialist was trained on: it then leaves records out."""
+    settings = bench.recipe.extract.chunks
+    if who.adapter is None or settings.unit != "characters" or not (bench.folder.data / "train.jsonl").is_file():
+        return ""
+    longest = max((len(example.text) for example in bench.folder.examples("train")), default=0)
+    if settings.size <= MOST_LONGER * max(longest, 8):
+        return ""
+    size = max(longest, 8)
+    return (
+        f"chunks have up to {settings.size:,} characters, and the longest text of the training had {longest:,}: a specialist "
+        f"leaves records out of texts that are longer. Give it such as it knows: extract.chunks.size={size} "
+        f"extract.chunks.overlap={min(settings.overlap, size // 3)}"
+    )
+
+
 def _require_text(order: Order, state: State, tally: Tally) -> None:
     """InputError where the inputs hold no text at all: the output stays as it was."""
     if tally.counts["documents"] and state.has_text():
         return
-    told = next((row for row in state.failures() if row["status"] in ("refused", "unreadable")), None)
+    told = [(row["document"], row["reason"]) for row in state.failures() if row["status"] in ("refused", "unreadable")]
     if told:
-        raise InputError(told["document"], told["reason"])
+        more = f" ({len(told) - 1:,} other inputs or pages have no text either)" if len(told) > 1 else ""
+        raise InputError(told[0][0], f"{told[0][1]}{more}")
     raise InputError(", ".join(order.inputs), "holds no text", "Name files or folders with documents to read")
 
 
-def _write(order: Order, task: Extraction, assembly: Assembly, tally: Tally, stopped: BaseException | None) -> Mapping[str, Any]:
+def _write(
+    order: Order, task: Extraction, assembly: Assembly, tally: Tally, stopped: BaseException | None, too_long: str
+) -> Mapping[str, Any]:
     """Write all that is done, a pass that was stopped included; if that can't be, its own fault is the one to tell."""
     targets, state = order.targets, assembly.state
     try:
@@ -179,6 +213,7 @@ def _write(order: Order, task: Extraction, assembly: Assembly, tally: Tally, sto
             "run": assembly.labels.run,
             "adapter": assembly.labels.adapter,
             "uncalibrated": assembly.trust.reason,
+            "too_long": too_long,
             "files": files,
             "lines_in_failed": num_failed,
         }

@@ -28,6 +28,7 @@ def test_a_known_name_says_what_a_file_is(name, head, form):
      ("a.txt", b"\x89PNG\r\n\x1a\n", "is a picture (PNG): it needs OCR"), ("a.gz", b"\x1f\x8b\x08", "is compressed (gzip): unpack it first"),
      ("a.rtf", b"{\\rtf1\\ansi", "is RTF: save it as PDF, HTML or plain text"), ("a.gif", b"GIF89a\x01\0", "is a picture (GIF): it needs OCR"),
      ("a.txt", bytes(range(200)), "is binary: no text of any known encoding"), ("a.xyz", b"text", "is of no known kind (.xyz); name it"),
+     ("a.html", b'<!DOCTYPE html>\n<meta name="generator" content="whet view">', "is a page that `whet view` wrote"),
      ("a", b"text", "is of no known kind (no suffix)"), (".txt", b"text", "is of no known kind (.txt)"[:20]),
      ("a.pdf", b"<html>not found", "is no PDF, whatever its name says: it begins with '<html>not found'"),
      ("a.pdf", bytes(50), "is binary: no text of any known encoding, and no PDF")],

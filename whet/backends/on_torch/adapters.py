@@ -210,6 +210,8 @@ def _put_on(model: Any, config: Any, name: str = "default") -> Any:
     with warnings.catch_warnings():
         # PEFT asks transformers by a name that transformers has renamed; not for our users to see.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        # A base may lie elsewhere than in training; that it is the same one was checked by its fingerprint.
+        warnings.filterwarnings("ignore", message=".*base_model_name_or_path", category=UserWarning)
         if isinstance(model, PeftModel):
             model.add_adapter(name, config)
             peft_model = model

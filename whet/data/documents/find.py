@@ -6,7 +6,7 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -22,13 +22,17 @@ from whet.storage import hash_text
 
 STANDARD_INPUT = "-"
 _STAMP_DIGITS = 32
+LeftOut = Callable[[Path], bool]
 
 
-def find_documents(inputs: Sequence[str], settings: DocumentSettings) -> Iterator[Document | Refused]:
+def find_documents(
+    inputs: Sequence[str], settings: DocumentSettings, is_left_out: LeftOut = lambda path: False
+) -> Iterator[Document | Refused]:
     """Every document of the inputs in their order, and everything that can't be read.
 
-    A folder gives the files in it and below, sorted by name; hidden ones are left out. "-" is standard input. Nothing is
-    listed ahead but the names of one folder at a time. Raises InputError at once for an input that is not there.
+    A folder gives the files in it and below, sorted by name; hidden ones are left out, and so is what
+    `is_left_out` says. "-" is standard input. Nothing is listed ahead but the names of one folder at a time. Raises InputError
+    at once for an input that is not there.
     """
     if not inputs:
         raise InputError("", "no input is named", "Name files, folders, or - for standard input")
@@ -41,7 +45,7 @@ def find_documents(inputs: Sequence[str], settings: DocumentSettings) -> Iterato
         if name != STANDARD_INPUT and not os.path.lexists(name):
             raise InputError(name, "no such file or folder", "Check the path; it is taken from the folder you stand in")
         roots.append(_Root(name, Path(name), Path(os.path.realpath(name))))
-    return _find(_once(roots), settings)
+    return _find(_once(roots), settings, is_left_out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +79,13 @@ def _once(roots: list[_Root]) -> list[_Root]:
     ]
 
 
-def _find(roots: list[_Root], settings: DocumentSettings) -> Iterator[Document | Refused]:
+def _find(roots: list[_Root], settings: DocumentSettings, is_left_out: LeftOut) -> Iterator[Document | Refused]:
     for root in roots:
         if root.name == STANDARD_INPUT:
             yield from _from_stream(sys.stdin.buffer, STANDARD_INPUT, settings)
         elif root.is_folder:
             num_found = 0
-            for found in _walk(root, settings):
+            for found in _walk(root, settings, is_left_out):
                 num_found += 1
                 yield found
             if not num_found:
@@ -90,13 +94,15 @@ def _find(roots: list[_Root], settings: DocumentSettings) -> Iterator[Document |
             yield from _open(root.path, shown(root.path), settings, is_named=True)
 
 
-def _walk(root: _Root, settings: DocumentSettings) -> Iterator[Document | Refused]:
+def _walk(root: _Root, settings: DocumentSettings, is_left_out: LeftOut) -> Iterator[Document | Refused]:
     """The files of a folder and of those below it. A folder's names are held while it is read, nothing else of it."""
     waiting = [iter([root.path])]
     while waiting:
         path = next(waiting[-1], None)
         if path is None:
             waiting.pop()
+            continue
+        if path is not root.path and is_left_out(path):
             continue
         try:
             mode = path.lstat().st_mode if path is not root.path else stat.S_IFDIR

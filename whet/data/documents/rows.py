@@ -105,7 +105,10 @@ _REMEDY = "Set extract.documents.text_column (and id_column) to names that are t
 
 def _of_csv(row: CsvRow, columns: tuple[str, ...], settings: DocumentSettings) -> _Cells | Refused:
     if len(row.cells) != len(columns):
-        return Refused(row.place, f"has {len(row.cells)} cells where the first line names {len(columns)} columns")
+        return Refused(
+            row.place,
+            f"has {len(row.cells)} cell{'s' if len(row.cells) != 1 else ''} where the first line names {len(columns)} columns",
+        )
     cells = dict(zip(columns, row.cells, strict=True))
     return _Cells(row.place, columns, cells[settings.text_column], cells.get(settings.id_column or ""))
 

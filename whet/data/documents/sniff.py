@@ -35,6 +35,7 @@ _KNOWN = (
     (b"PAR1", "is a Parquet file: export its texts as JSONL"),
 )
 _HTML = re.compile(rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.{0,2000}?-->\s*)*<(?:!doctype\s+html|html[\s>])", re.IGNORECASE | re.DOTALL)
+_PAGE = b'<meta name="generator" content="whet view">'
 _ROW = re.compile(rb'\s*\{\s*"')
 _PDF_HEAD_BYTES = 1024  # a PDF's mark may have something before it
 
@@ -67,6 +68,8 @@ def _why_unreadable(head: bytes, form: Form | None) -> str:
         # A text may begin with the letters of a mark; then it holds no control characters.
         if head.startswith(mark) and (num_controls(head) or not mark.isalnum()):
             return reason
+    if _PAGE in head:
+        return "is a page that `whet view` wrote, and no source"
     if is_binary(head):
         return "is binary: no text of any known encoding" + (", and no PDF" if form == "pdf" else "")
     return f"is no PDF, whatever its name says: it begins with {head[:20].decode('utf-8', 'replace')!r}" if form == "pdf" else ""
