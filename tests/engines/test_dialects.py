@@ -63,7 +63,7 @@ def test_a_servers_own_sampling_and_thoughts_are_switched_off(dialect: str, pena
 def test_grammars_go_where_each_server_looks_for_them() -> None:
     assert body(asking("llama.cpp", "gbnf"), REQUEST)["grammar"].startswith("root ::=")
     assert body(asking("llama.cpp", "llguidance"), REQUEST)["grammar"].startswith("%llguidance {")
-    assert "RAW" in body(asking("vllm", "llguidance"), REQUEST)["structured_outputs"]["grammar"]
+    assert "SOURCE" in body(asking("vllm", "llguidance"), REQUEST)["structured_outputs"]["grammar"]
     assert body(asking("vllm", "gbnf"), REQUEST)["structured_outputs"]["grammar"].startswith("root ::=")
 
 

@@ -1,0 +1,96 @@
+"""Where an extraction's files lie: amid its sources, over somebody else's; and chunks that are too long for the training."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flowing import failing
+from scripted_reading import Reader, answering
+
+from whet.errors import InputError
+from whet.extract.targets import Targets
+from whet.pipeline.extract_step import Extracted, Order, extract
+from whet.recipe import recipe_from
+from whet.storage import write_json
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run folder as far as extracting with another engine needs one."""
+    raw = {
+        "name": "marked",
+        "task": {"kind": "extraction", "fields": [{"name": "name"}, {"name": "office", "nullable": True}]},
+        "data": {"sources": [{"reader": "inline", "path": "a.txt", "tags": {"name": {"tag": "P"}}}]},
+        "extract": {"chunks": {"size": 60, "overlap": 20}},
+    }
+    write_json(tmp_path / "run" / "recipe.json", recipe_from(raw, [], "test", tmp_path).model_dump(mode="json"))
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    for number in range(3):
+        (folder / f"{number}.txt").write_text(f"是日Gong<蹇義{number}>卒。<楊榮{number}>還朝，賜宴。", encoding="utf-8")
+    return folder
+
+
+def do(run: Path, out: Path, *inputs: Path, engine: Reader | None = None, **more: Any) -> Extracted:
+    targets = Targets(out, accepted=more.pop("accepted", None))
+    order = Order(tuple(map(str, inputs)), run, targets, tuple(more.pop("overrides", ())), **more)
+    return extract(order, answering=answering(engine or Reader()))
+
+
+@pytest.mark.parametrize(("longest", "is_told"), [(30, True), (50, False)])
+def test_chunks_that_are_longer_than_all_that_was_trained_are_told(
+    run: Path, corpus: Path, tmp_path: Path, longest: int, is_told: bool
+) -> None:
+    row = {"id": "1", "text": "雨" * longest, "source": "a:1", "group": "a", "records": []}
+    (run / "data").mkdir()
+    (run / "data" / "train.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    notes: list[str] = []
+    order = Order((str(corpus),), run, Targets(tmp_path / "out.jsonl"))
+    found = extract(order, answering=replace(answering(Reader()), adapter="a" * 8), note=notes.append)
+    assert ["extract.chunks.size=30 extract.chunks.overlap=10" in note for note in notes] == [True] * is_told
+    assert found.figures["too_long"] == "".join(notes)
+    assert do(run, tmp_path / "base.jsonl", corpus).figures["too_long"] == ""  # a base was trained on nothing of the kind
+
+
+def test_an_output_amid_its_sources_is_never_read_nor_written_over_one(run: Path, corpus: Path, tmp_path: Path) -> None:
+    (corpus / "mark.txt").write_text("<于謙>至<bad>。", encoding="utf-8")
+    out, accepted = corpus / "out.jsonl", corpus / "sure.csv"
+    set_so = {"overrides": ["extract.accept.threshold=0.5"], "accepted": accepted}
+    do(run, out, corpus, engine=Reader(failing("error")), **set_so)
+    assert (corpus / "out.jsonl.failed.jsonl").is_file()  # its rows have a text, as sources of JSONL do
+    before = sorted(path.name for path in corpus.iterdir())
+    figures = do(run, out, corpus, **set_so).figures
+    assert (figures["documents"]["in_output"], figures["documents"]["refused"]) == (4, 0)
+    assert sorted(path.name for path in corpus.iterdir()) == before
+    # The same where a shell names them all, and for an extraction beside it.
+    figures = do(run, out, *sorted(corpus.iterdir()), **set_so).figures
+    assert (figures["documents"]["in_output"], figures["documents"]["refused"]) == (4, 0)
+    accepted.unlink()
+    assert do(run, tmp_path / "other.jsonl", corpus).figures["documents"]["refused"] == 0
+    with pytest.raises(InputError, match="wrote itself"):
+        do(run, out, out, **set_so)
+    source = corpus / "rows.jsonl"
+    source.write_text('{"text": "<蹇義>卒。"}\n', encoding="utf-8")
+    for inputs in (source, corpus):
+        with pytest.raises(InputError, match="one of the inputs, and would be overwritten"):
+            do(run, source, inputs, is_anew=True)
+    assert source.read_text(encoding="utf-8") == '{"text": "<蹇義>卒。"}\n'
+
+
+def test_a_file_of_somebody_else_is_not_overwritten_by_accepted_records(run: Path, corpus: Path, tmp_path: Path) -> None:
+    out, mine = tmp_path / "out.jsonl", tmp_path / "mine.csv"
+    mine.write_text("precious", encoding="utf-8")
+    with pytest.raises(InputError, match="this extraction did not write it"):
+        do(run, out, corpus, accepted=mine)
+    assert mine.read_text(encoding="utf-8") == "precious"
+    do(run, out, corpus, accepted=tmp_path / "own.csv")
+    do(run, out, corpus, accepted=tmp_path / "own.csv")
+    do(run, out, corpus, accepted=mine, is_anew=True)
+    assert mine.read_text(encoding="utf-8").startswith("id,")
