@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from whet.cli import ask, compare, data, evaluate, export, extract, fuse, plan, recipe, runs, view
+from whet.cli import adapter, ask, compare, data, evaluate, export, extract, fuse, plan, recipe, runs, view
 from whet.errors import WhetError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app.command("ask", epilog="Example: whet ask runs/demo 宣德九年，少師蹇�
 app.command("extract", epilog="Example: whet extract annals/ --run runs/chisiec -o officials.jsonl")(extract.extract)
 app.command("view", epilog="Example: whet view out.jsonl --document annals.txt")(view.view)
 app.command("fuse", epilog="Example: whet fuse runs/demo -o models/officials")(fuse.fuse)
+app.add_typer(adapter.app, name="adapter")
 app.add_typer(data.app, name="data")
 app.add_typer(export.app, name="export")
 app.add_typer(recipe.app, name="recipe")

@@ -14,12 +14,13 @@ from whet.export.card import Facts, write_model_card
 from whet.export.folder import copy_companions, fused_config, refuse_strange_folder
 from whet.export.merge import Kept, merged_bytes, rows_at_a_time
 from whet.export.plan import Plan, Target, plan_full, plan_fusion
-from whet.export.shards import Written, write_shards
+from whet.export.shards import write_shards
 from whet.models.adapter import CARD, Adapter
 from whet.models.base_model import BaseModel
-from whet.models.lora import read_lora
+from whet.models.mlx_adapter import read_adapter
 from whet.models.numbers import BITS, FLOATS, from_float32, to_float32
 from whet.models.weights import Tensor, read_weights
+from whet.models.writing import Written
 from whet.storage import canonical, hash_text, read_json, staged_folder, write_json
 
 Dtype = Literal["base", "fp32", "bf16", "fp16"]
@@ -112,7 +113,7 @@ def _read_mark(out: Path, key: str) -> Fused | None:
 def _plan(base: BaseModel, adapter: Adapter, tensors: dict[str, Tensor]) -> Plan:
     if adapter.kind == "full":
         return plan_full(tensors, read_weights(adapter.folder), base.config, str(adapter.folder))
-    return plan_fusion(tensors, base.config, read_lora(adapter.folder))
+    return plan_fusion(tensors, base.config, read_adapter(adapter.folder))
 
 
 def _refuse_lost(adapter: Adapter, plan: Plan, kept: Kept, dtype: Dtype) -> None:

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from whet.errors import InputError
 from whet.models.base_model import BaseModel, open_base
+from whet.models.described import read_description
+from whet.models.mlx_adapter import is_mlx, read_mlx
 from whet.storage import hash_folder, read_json, write_json
 
 CARD = "whet.json"
@@ -54,10 +56,12 @@ def open_adapter(folder: Path, base: BaseModel) -> Adapter:
 
 
 def _open_lora(folder: Path, card: dict[str, Any]) -> dict[str, Any]:
-    """The config of a folder in PEFT's layout."""
+    """The config of a folder in PEFT's layout, or of mlx-lm's in PEFT's words."""
     if card.get("kind", "lora") != "lora":
         raise InputError(str(folder / CARD), f"tells of a kind of adapter that is unknown here ({card['kind']})", "Update whet")
     config_path = folder / "adapter_config.json"
+    if is_mlx(folder):
+        return read_mlx(folder).config
     if not config_path.is_file():
         is_model = (folder / "config.json").is_file()
         raise InputError(
@@ -67,10 +71,7 @@ def _open_lora(folder: Path, card: dict[str, Any]) -> dict[str, Any]:
         )
     if not (folder / "adapter_model.safetensors").is_file():
         raise InputError(str(folder), "has no adapter_model.safetensors", "Train it again; pickled adapters are not read")
-    config = read_json(config_path)
-    if not isinstance(config, dict):
-        raise _broken(config_path)
-    return config
+    return read_description(config_path)
 
 
 def _broken(path: Path) -> InputError:

@@ -5,9 +5,11 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import regex
+from numpy.typing import NDArray
 
 from whet.errors import InputError
 from whet.models.described import read_description
@@ -34,6 +36,24 @@ _PARTS = regex.compile(
 )
 
 
+class Matrix(Protocol):
+    """Numbers of an adapter, in PEFT's orientation however they lie on disk."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def read(self) -> NDArray[np.float32]:
+        """As fp32."""
+        ...
+
+    def matrix(self) -> NDArray[Any]:
+        """Bit for bit, as unsigned numbers of their width."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class LoraLayer:
     """What an adapter adds to one layer: scale * B A, with A (rank, inputs) and B (outputs, rank)."""
@@ -42,9 +62,9 @@ class LoraLayer:
     """Name of the layer in the base."""
     scale: float
     """alpha / rank, or alpha / sqrt(rank) with rsLoRA."""
-    a: Tensor
-    b: Tensor
-    magnitude: Tensor | None = None
+    a: Matrix
+    b: Matrix
+    magnitude: Matrix | None = None
     """DoRA's lengths, one an output."""
     bias: Tensor | None = None
     """Added to the layer's bias, times the scale."""

@@ -74,9 +74,9 @@ class Tensor:
             return to_float32(b"".join(self.pieces()), self.dtype).reshape(())
         return self.rows(0, self.shape[0])
 
-    def raw(self) -> bytes:
-        """All its bytes."""
-        return b"".join(self.pieces())
+    def matrix(self) -> NDArray[Any]:
+        """Its numbers bit for bit, as unsigned numbers of their width; not of kinds that share bytes."""
+        return np.frombuffer(b"".join(self.pieces()), f"<u{BITS[self.dtype] // 8}").reshape(self.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ def read_weights_file(path: Path) -> WeightsFile:
             raise _no_file(path, f"its header of {length:,} bytes is longer than any model's")
         header = file.read(length)
     entries = _parse_header(path, header)
-    metadata = entries.pop("__metadata__", {})
+    metadata = entries.pop("__metadata__", None) or {}  # mlx writes null where there is none
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise _no_file(path, "its metadata is no table of texts")
     found = sorted((_read_entry(path, name, entry, 8 + length) for name, entry in entries.items()), key=_place)

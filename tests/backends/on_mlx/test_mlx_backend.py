@@ -45,10 +45,10 @@ FAMILIES: list[tuple[str, dict[str, Any]]] = [
 
 def gradients(backend: MlxBackend, packs: list[Pack], layout: Any) -> tuple[float, dict[str, np.ndarray]]:
     """Summed loss, and its gradients by PEFT's names and in PEFT's shapes."""
-    from whet.backends.on_mlx.adapter import _peft_name, _turned
+    from whet.models.mlx_adapter import peft_name, turned
 
     loss, found = backend._gradients(packs, layout, 1)
-    return loss, {_peft_name(name): np.array(_turned(name, value)) for name, value in found.items()}
+    return loss, {peft_name(name): np.array(turned(name, value)) for name, value in found.items()}
 
 
 def assert_near(got: dict[str, np.ndarray], wanted: dict[str, np.ndarray], share: float = 1e-4) -> None:

@@ -1,7 +1,6 @@
 """LoRA and DoRA layers on an mlx-lm model, and PEFT's adapter folder, converted both ways without loss."""
 
 import math
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,21 +8,22 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+import regex
 from mlx import nn
 from mlx.utils import tree_unflatten
 from mlx_lm.tuner.dora import DoRALinear
 from mlx_lm.tuner.lora import LoRALinear
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from whet.backends.base import LoraSettings
 from whet.errors import InputError
-from whet.storage import read_json, write_json
+from whet.models.described import read_description
+from whet.models.lora import CONFIG, PLAIN_STARTS, PREFIX, WEIGHTS, Scales, pattern_of
+from whet.models.mlx_adapter import PEFT_NAMES, peft_name, turned
+from whet.models.weights import read_weights_file
+from whet.storage import write_json
 
-PREFIX = "base_model.model."  # what PEFT puts before the name of a module
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-# Name here: name in PEFT's file. MLX holds A and B transposed; a DoRA's magnitude is a vector in both.
-PEFT_NAMES = {"lora_a": "lora_A.weight", "lora_b": "lora_B.weight", "m": "lora_magnitude_vector"}
 # Entries of PEFT's config that are read here, or that change no arithmetic.
 READ = frozenset(
     {"peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode"}
@@ -31,8 +31,6 @@ READ = frozenset(
     | {"exclude_modules", "layers_to_transform", "layers_pattern", "megatron_core", "qalora_group_size", "ensure_weight_tying"}
     | {"eva_config", "lora_ga_config"}
 )
-# Other starts (pissa, olora, loftq, corda) take a part out of the base's own weights.
-PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
 
 
 @dataclass(frozen=True)
@@ -104,7 +102,7 @@ def make_adapter(model: Any, settings: LoraSettings, seed: int, base_name: str) 
 
 def load_adapter(model: Any, folder: Path) -> MlxAdapter:
     """The adapter in a PEFT folder, put on a model; every tensor of the file must find its place and every place a tensor."""
-    config = read_json(folder / CONFIG)
+    config = read_description(folder / CONFIG)
     _refuse_config(folder, config)
     stored = _read_tensors(folder / WEIGHTS)
     linear = _linear_layers(model)
@@ -116,10 +114,10 @@ def load_adapter(model: Any, folder: Path) -> MlxAdapter:
         what = f"adapts {', '.join(strange[:3])}, which this base has not" if strange else "holds no LoRA tensors"
         raise InputError(str(folder), what, "It belongs to another base, or adapts layers that are not linear")
     adapter = _put_on(model, {name: layer for name, layer in linear.items() if name in named}, config)
-    places = {_peft_name(name): name for name in adapter.tensors()}
+    places = {peft_name(name): name for name in adapter.tensors()}
     odd = sorted(places.keys() ^ stored.keys())
     shapes = adapter.tensors()
-    odd += [name for name in places.keys() & stored.keys() if _turned(name, stored[name]).shape != shapes[places[name]].shape]
+    odd += [name for name in places.keys() & stored.keys() if turned(name, stored[name]).shape != shapes[places[name]].shape]
     if odd:
         remove_adapter(model, adapter)
         raise InputError(
@@ -127,14 +125,14 @@ def load_adapter(model: Any, folder: Path) -> MlxAdapter:
             f"{len(odd)} tensors do not match this base and adapter_config.json, such as {', '.join(odd[:3])}",
             "Is it whole, and trained on this base?",
         )
-    adapter.put({places[name]: mx.contiguous(_turned(name, tensor).astype(mx.float32)) for name, tensor in stored.items()})
+    adapter.put({places[name]: mx.contiguous(turned(name, tensor).astype(mx.float32)) for name, tensor in stored.items()})
     mx.eval(adapter.tensors())
     return adapter
 
 
 def save_adapter(adapter: MlxAdapter, folder: Path) -> None:
     """Write PEFT's two files into an existing folder."""
-    tensors = {_peft_name(name): np.ascontiguousarray(_turned(name, np.array(t))) for name, t in adapter.tensors().items()}
+    tensors = {peft_name(name): np.ascontiguousarray(turned(name, np.array(t))) for name, t in adapter.tensors().items()}
     try:
         save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     except (SafetensorError, OSError) as error:
@@ -163,12 +161,10 @@ def refuse_renamed(model: Any, shapes: Mapping[str, tuple[int, ...]], place: Pat
 
 def _put_on(model: Any, chosen: dict[str, Any], config: dict[str, Any]) -> MlxAdapter:
     """Wrap layers, with rank and scale as the config says for each; the wrapped ones are frozen, the wrapping is trained."""
-    ranks, alphas = config.get("rank_pattern") or {}, config.get("alpha_pattern") or {}
+    scales = Scales(config, Path(CONFIG))
     layers = {}
     for name, layer in chosen.items():
-        rank = int(ranks.get(_pattern_key(ranks, name), config["r"]))
-        alpha = float(alphas.get(_pattern_key(alphas, name), config["lora_alpha"]))
-        scale = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
+        rank, scale = scales.rank(name), scales.scale(name)
         if config.get("use_dora") and isinstance(layer, nn.QuantizedLinear):
             raise InputError("train.lora.dora", "is not done over quantised layers on MLX", "Set it to false")
         kind = DoRALinear if config.get("use_dora") else LoRALinear
@@ -208,27 +204,12 @@ def _last_layers(number: int, wanted: int | None) -> list[int] | None:
 def _check_patterns(place: str, patterns: list[str], chosen: list[str], remedy: str) -> None:
     """Every pattern must decide for some layer; the first one that fits a layer does."""
     try:
-        deciding = {_pattern_key(patterns, name) for name in chosen}
-    except re.error as error:
+        deciding = {pattern_of(patterns, name) for name in chosen}
+    except regex.error as error:
         raise InputError(place, f"{error.pattern!r} is no regular expression ({error})") from None
     for pattern in patterns:
         if pattern not in deciding:
             raise InputError(place, f"{pattern} decides for no adapted layer", remedy)
-
-
-def _pattern_key(patterns: Iterable[str], name: str) -> str | None:
-    """The first pattern that a module's name ends in, by PEFT's rule."""
-    return next((pattern for pattern in patterns if re.match(rf"(.*\.)?({pattern})$", name)), None)
-
-
-def _peft_name(name: str) -> str:
-    module, _, part = name.rpartition(".")
-    return f"{PREFIX}{module}.{PEFT_NAMES[part]}"
-
-
-def _turned(name: str, tensor: Any) -> Any:
-    """A and B as the other side holds them; a magnitude as it is."""
-    return tensor if name.endswith((".m", PEFT_NAMES["m"])) else tensor.T
 
 
 def _refuse_config(folder: Path, config: Any) -> None:
@@ -243,17 +224,12 @@ def _refuse_config(folder: Path, config: Any) -> None:
         raise InputError(
             path, f"uses {', '.join(sorted(faults))}, which MLX does not know", "Use it with torch (device.kind=cpu)"
         )
-    is_whole = isinstance(config.get("r"), int) and isinstance(config.get("lora_alpha"), (int, float))
-    patterns = [config.get(name) or {} for name in ("rank_pattern", "alpha_pattern")]
-    if not is_whole or not all(isinstance(pattern, dict) for pattern in patterns):
-        raise InputError(path, "gives no rank and strength", "Is the adapter whole? Train it again if not")
 
 
 def _read_tensors(path: Path) -> dict[str, mx.array]:
     """The tensors of a safetensors file, its header checked before mlx reads it."""
+    names = read_weights_file(path).tensors.keys()
     try:
-        with safe_open(path, "np") as file:
-            names = set(file.keys())
         tensors: dict[str, mx.array] = mx.load(str(path), format="safetensors")
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         raise InputError(str(path), f"can't be read ({error})", "Is the adapter whole? Train it again if not") from None
