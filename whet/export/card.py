@@ -70,10 +70,23 @@ def _head(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def write_model_card(folder: Path, base: BaseModel, adapter: Adapter, fused: dict[str, Any], facts: Facts | None) -> None:
-    """Write README.md; nothing in it that was not read from a file or measured."""
+def write_model_card(
+    folder: Path,
+    base: BaseModel,
+    adapter: Adapter,
+    fused: dict[str, Any],
+    facts: Facts | None,
+    *,
+    library: str = "transformers",
+    base_name: str = "",
+) -> None:
+    """Write README.md; nothing in it that was not read from a file or measured.
+
+    fused: what fused_facts says; empty where nothing was fused. base_name: the base's name where others find it.
+    """
     licence = licence_of(base)
-    head = {"base_model": base.folder.name, "library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["whet"]}
+    named = base_name or base.folder.name
+    head = {"base_model": named, "library_name": library, "pipeline_tag": "text-generation", "tags": ["whet"]}
     if licence.name:
         head["license"] = licence.name
     lines = ["---", yaml.safe_dump(head, allow_unicode=True, sort_keys=False).strip(), "---", ""]

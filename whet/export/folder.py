@@ -11,7 +11,7 @@ from whet.models.weights import check_inside
 from whet.storage import hash_file, read_json
 
 LICENCES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "NOTICE", "NOTICE.txt", "USE_POLICY.md")
-KINDS = ("fused", "export")
+KINDS = ("fused",)
 
 
 def refuse_strange_folder(folder: Path) -> None:
@@ -21,7 +21,8 @@ def refuse_strange_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise InputError(str(folder), "is a file, and a folder is to be written", "Choose another place with -o")
     card = read_json(folder / CARD) if (folder / CARD).is_file() else {}
-    if any(folder.iterdir()) and (not isinstance(card, dict) or card.get("kind") not in KINDS):
+    is_ours = isinstance(card, dict) and (card.get("kind") in KINDS or card.get("export") is True)
+    if any(folder.iterdir()) and not is_ours:
         raise InputError(str(folder), "is not empty, and was not written by an export", "Choose another place with -o")
 
 
@@ -46,9 +47,10 @@ def copy_companions(base: BaseModel, adapter: Adapter, folder: Path) -> list[str
 def fused_config(config: dict[str, Any], changes: dict[str, Any], dtype: str) -> dict[str, Any]:
     """The base's config with what the fusion changes.
 
-    rope_theta is written in both places: transformers 5 reads it inside rope_parameters, other programs at the top.
+    rope_theta is written in both places: transformers 5 reads it inside rope_parameters, other programs at the top. Where the
+    base once lay is left out.
     """
-    written = config | changes
+    written = {name: value for name, value in config.items() if name != "_name_or_path"} | changes
     if dtype:
         written["torch_dtype" if "torch_dtype" in config else "dtype"] = dtype
     nested = written.get("text_config")

@@ -18,6 +18,7 @@ from whet.export.shards import write_shards
 from whet.models.adapter import CARD, Adapter
 from whet.models.base_model import BaseModel
 from whet.models.mlx_adapter import read_adapter
+from whet.models.mlx_config import flat_entries
 from whet.models.numbers import BITS, FLOATS, from_float32, to_float32
 from whet.models.weights import Tensor, read_weights
 from whet.models.writing import Written
@@ -60,14 +61,16 @@ def fuse(
     max_shard_bytes: int = 5_000_000_000,
     facts: Facts | None = None,
     notes: tuple[str, ...] = (),
+    is_for_mlx: bool = False,
     say: Say = lambda words: None,
 ) -> Fused:
     """Write base and adapter as one model folder; it appears when it is whole. Memory is that of some rows of a tensor.
 
+    is_for_mlx: the config says at the top too what transformers 5 writes inside rope_parameters, where mlx-lm looks for it.
     dtype: numbers of the weights; "base" keeps each tensor's own. Sums are made in fp32 and rounded once, to nearest.
     InputError: a tensor of the adapter has no place, or nothing is changed, or rounding takes all of the change away.
     """
-    key = hash_text(canonical([VERSION, base.fingerprint, adapter.fingerprint, dtype, max_shard_bytes]))
+    key = hash_text(canonical([VERSION, base.fingerprint, adapter.fingerprint, dtype, max_shard_bytes, is_for_mlx]))
     found = _read_mark(out, key)
     if found is not None:
         say(f"{out} holds this fusion already")
@@ -82,7 +85,11 @@ def fuse(
         files = write_shards(folder, written, max_shard_bytes)
         _refuse_lost(adapter, plan, kept, dtype)
         notes = (*notes, *plan.notes, *copy_companions(base, adapter, folder))
-        write_json(folder / "config.json", fused_config(base.config, plan.config, _config_dtype(dtype)))
+        config = fused_config(base.config, plan.config, _config_dtype(dtype))
+        if is_for_mlx:  # its models take a head that the config does not speak of for the embedding
+            is_tied = not any(name.split(".")[-2:-1] == ["lm_head"] for name in plan.targets)
+            config |= {**flat_entries(config), "tie_word_embeddings": is_tied}
+        write_json(folder / "config.json", config)
         read_weights(folder)  # what was written is read as a stranger's
         fused = Fused(
             out, _most(written), len(written), sum(target.is_changed for target in plan.targets.values()),

@@ -7,12 +7,13 @@ from typing import Any
 
 import mlx.core as mx
 from mlx import nn
-from safetensors import SafetensorError, safe_open
 
 from whet.backends.base import DeviceSettings
 from whet.backends.on_mlx.rows import PackedRow, PositionedRope
 from whet.errors import InputError
 from whet.models.base_model import BaseModel
+from whet.models.mlx_config import flat_entries
+from whet.models.weights import read_weights
 
 LOAD_ERRORS = (ValueError, OSError, KeyError, TypeError, AttributeError, RuntimeError, IndexError, AssertionError)
 
@@ -80,41 +81,9 @@ def refuse_settings(settings: DeviceSettings) -> None:
         raise InputError("device.frozen_cache_mb", "is not done on MLX", "Set it to 0")
 
 
-def flat_entries(config: dict[str, Any]) -> dict[str, Any]:
-    """What transformers 5 writes inside `rope_parameters`, as the entries of a config that mlx-lm's models read.
-
-    mlx-lm would take its defaults in their place, without a word.
-    """
-    found = config.get("rope_parameters") or {}
-    entries: dict[str, Any] = {}
-    kinds = {kind: value for kind, value in found.items() if isinstance(value, dict) and kind.endswith("attention")}
-    if kinds:
-        sliding = kinds.get("sliding_attention", {})
-        if "rope_theta" in sliding:
-            entries["rope_local_base_freq"] = sliding["rope_theta"]
-        found = kinds.get("full_attention", {})
-    for name in ("rope_theta", "partial_rotary_factor", "original_max_position_embeddings"):
-        if found.get(name) is not None:
-            entries[name] = found[name]
-    kind = found.get("rope_type") or "default"
-    if kind != "default":
-        entries["rope_scaling"] = {**found, "type": kind}
-    layers = config.get("layer_types") or ()
-    if config.get("sliding_window_pattern") is None and "sliding_attention" in layers and "full_attention" in layers:
-        entries["sliding_window_pattern"] = layers.index("full_attention") + 1  # _prove_layers looks whether that is a pattern
-    return entries
-
-
 def _tensor_shapes(base: BaseModel) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a folder's tensors; their headers are checked here, before mlx reads them."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for path in sorted(base.folder.glob("*.safetensors")):
-        try:
-            with safe_open(path, "np") as file:
-                shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        except (SafetensorError, OSError) as error:
-            raise InputError(str(path), f"is no whole safetensors file ({error})", "Copy the base again") from None
-    return shapes
+    return {name: tensor.shape for name, tensor in read_weights(base.folder).items()}
 
 
 def _slides(layer: Any) -> bool:
