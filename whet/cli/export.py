@@ -38,14 +38,13 @@ def gguf(
 def hf(
     run: Run,
     out: Out,
+    *,
     base: Base = None,
     is_adapter: Annotated[bool, typer.Option("--adapter", help="The adapter alone, not fused with its base.")] = False,
     base_name: Annotated[str, typer.Option("--base-name", help="With --adapter: the base's name where others find it.")] = "",
     dtype: Dtype = "base",
     max_shard_size: ShardSize = "5GB",
-    push: Annotated[
-        str, typer.Option("--push", metavar="OWNER/NAME", help="Upload it to the hub; else nothing leaves here.")
-    ] = "",
+    push: Annotated[str, typer.Option("--push", metavar="OWNER/NAME", help="Upload it; else nothing leaves here.")] = "",
     is_public: Annotated[bool, typer.Option("--public", help="With --push: a repository that all may see.")] = False,
 ) -> None:
     """Write a folder in the Hugging Face layout, ready to push: weights, tokenizer, template, card."""

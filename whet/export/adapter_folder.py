@@ -17,7 +17,7 @@ from whet.storage import staged_folder, write_json
 def export_adapter(base: BaseModel, adapter: Adapter, out: Path, facts: Facts | None, base_name: str = "") -> list[str]:
     """Write an adapter for others; gives what there is to say of it.
 
-    base_name: what the base is called where others find it; its folder's name where it is not given, never a path of this machine.
+    base_name: what the base is called where others find it; its folder's name where it is not given, never a path.
     """
     if adapter.kind == "full":
         raise InputError(str(adapter.folder), "is a whole model, no adapter", "Leave --adapter out")
