@@ -37,6 +37,7 @@ COMMANDS = [
     "adapter convert",
     "export hf",
     "export mlx",
+    "export gguf",
     "data build",
     "data show",
     "data domain",
