@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from whet.cli import adapter, ask, compare, data, evaluate, export, extract, fuse, plan, recipe, runs, view
+from whet.cli import adapter, ask, compare, data, evaluate, exchange, export, extract, fuse, plan, recipe, runs, view
 from whet.errors import WhetError
 
 app = typer.Typer(
@@ -27,6 +27,8 @@ app.command("extract", epilog="Example: whet extract annals/ --run runs/chisiec 
 app.command("view", epilog="Example: whet view out.jsonl --document annals.txt")(view.view)
 app.command("fuse", epilog="Example: whet fuse runs/demo -o models/officials")(fuse.fuse)
 app.add_typer(adapter.app, name="adapter")
+app.command("import", epilog="Example: whet import lora_config.yaml -o recipe.yaml")(exchange.import_settings)
+app.command("export-settings", epilog="Example: whet export-settings recipe.yaml --to trl -o sft.yaml")(exchange.export_settings)
 app.add_typer(data.app, name="data")
 app.add_typer(export.app, name="export")
 app.add_typer(recipe.app, name="recipe")
