@@ -1,5 +1,6 @@
 """Settings files: every fault is told at once, with its line and the nearest name, and nothing is guessed at."""
 
+import time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -164,7 +165,7 @@ def test_text_that_looks_like_something_else_stays_as_it_was_written(text: str, 
         (b"- a\n- b\n", "holds list", 0),
         (b"words\n", "holds str", 0),
         (b"x" * (MAX_BYTES + 1), "larger than 1 MB", 0),
-        (b"a: " + b"[" * 500 + b"]" * 500, "not YAML", 0),
+        (b"a: " + b"[" * 500 + b"]" * 500, "nested more than 64 levels", 1),
     ],
 )  # fmt: skip
 def test_a_file_that_is_no_settings_is_one_error(content: bytes, words: str, line: int, tmp_path: Path) -> None:
@@ -269,3 +270,11 @@ def test_explain_tells_every_setting_and_whether_it_was_set() -> None:
 def test_settings_do_not_change() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Inner().size = 3  # type: ignore[misc]
+
+
+def test_deep_nesting_is_refused_before_it_costs_time(tmp_path: Path) -> None:
+    (tmp_path / "deep.yaml").write_text("a: " + "[" * 400_000)
+    began = time.process_time()
+    with pytest.raises(InputError, match=r"deep\.yaml:1: is nested more than 64 levels deep"):
+        read_yaml(tmp_path / "deep.yaml")
+    assert time.process_time() - began < 5

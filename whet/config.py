@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from whet.errors import InputError, SettingsError, open_to_read
 
 MAX_BYTES = 1_000_000  # a settings file larger than this is something else
+MAX_DEPTH = 64  # levels; the time that PyYAML takes grows with the square of them
 HIDDEN = "hidden"
 """Type of a fault (pydantic's) whose value is not repeated: it may be a secret that was put into the wrong place."""
 _SECRET = re.compile(r"(key|secret|password|token)$", re.IGNORECASE)
@@ -60,8 +61,7 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Places]:
     except UnicodeDecodeError as error:
         raise InputError(str(path), f"is not UTF-8 (byte {error.start})", "Save it as UTF-8") from None
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, _Loader)):
-            raise InputError(str(path), "holds a YAML alias", "Write the value out where it is used")
+        _refuse_growth(path, text)
         node = yaml.compose(text, _Loader)
         value = yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
     except yaml.MarkedYAMLError as error:
@@ -81,6 +81,19 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], Places]:
             raise InputError(f"{path}:{line}", f"{'.'.join(map(str, keys))} is given twice", "Keep one of them")
         places[keys] = f"{path}:{line}"
     return value, places
+
+
+def _refuse_growth(path: Path, text: str) -> None:
+    """InputError for what a few bytes can make large: aliases, and nesting beyond MAX_DEPTH."""
+    depth = 0
+    for event in yaml.parse(text, _Loader):
+        if isinstance(event, yaml.AliasEvent):
+            raise InputError(str(path), "holds a YAML alias", "Write the value out where it is used")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise InputError(
+                f"{path}:{event.start_mark.line + 1 if event.start_mark else 1}", f"is nested more than {MAX_DEPTH} levels deep"
+            )
 
 
 def _key_lines(node: Any, prefix: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], int, bool]]:

@@ -93,3 +93,20 @@ def test_warm_up_by_steps_comes_before_the_share() -> None:
 def test_settings_that_do_nothing_are_refused(changes: Any) -> None:
     with pytest.raises(ValidationError, match=r"is for schedule wsd only|does nothing|Input should be"):
         ScheduleSettings(**changes)
+
+
+@pytest.mark.parametrize(("ours", "name"), [("linear", "linear"), ("cosine", "cosine"), ("constant", "constant_with_warmup")])
+def test_from_zero_every_learning_rate_is_that_of_transformers(ours: Any, name: str) -> None:
+    found = rates(40, warm_up_steps=8, warm_up_from_zero=True, schedule=ours)
+    assert found == pytest.approx(theirs(40, name, 8), rel=1e-9, abs=1e-12)
+
+
+def test_a_fall_over_fewer_steps_ends_early_and_stays() -> None:
+    short = rates(10, warm_up=0, schedule="linear", min_rate=0.1)
+    assert rates(40, warm_up=0, schedule="linear", min_rate=0.1, decay_steps=10) == pytest.approx([*short, *[0.001] * 30])
+
+
+@pytest.mark.parametrize("changes", [{"warm_up_from_zero": True, "warm_up": 0.0}, {"decay_steps": 5, "schedule": "wsd"}])
+def test_settings_of_the_fall_and_the_rise_that_do_nothing_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=r"warm-up|linear and cosine only"):
+        ScheduleSettings(**changes)

@@ -198,8 +198,8 @@ def _read_adapter(draft: Draft) -> None:
         draft.put("train.lora.last_layers", last, "num_layers")
     keys = lora.get("keys")
     if isinstance(keys, list) and keys:
-        draft.put("train.lora.targets", [str(key).rpartition(".")[2] for key in keys], "lora_parameters", said="lora_parameters.keys",
-                  differs="whet takes the last part of each name")  # fmt: skip
+        draft.put("train.lora.targets", [str(key).rpartition(".")[2] for key in keys], "lora_parameters",
+                  said="lora_parameters.keys", differs="whet takes the last part of each name")  # fmt: skip
     for key in sorted(set(lora) - {*LORA, "keys"}):
         draft.remark(f"lora_parameters.{key}: mlx-lm does not read it.")
 

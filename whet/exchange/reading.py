@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from whet.config import MAX_BYTES, read_yaml
+from whet.config import read_yaml
 from whet.errors import InputError, open_to_read
 from whet.exchange.script import read_script
 
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+MAX_BYTES = 256_000
 MOST_DEPTH = 32  # levels of lists and objects; no settings of a trainer have ten
 
 
@@ -30,7 +31,7 @@ class Settings:
 
 
 def read_settings(path: Path) -> Settings:
-    """The settings in a file of at most 1 MB; InputError in one line for anything else. Nothing in it is ever run.
+    """The settings in a file of at most 256 kB; InputError in one line for anything else. Nothing in it is ever run.
 
     Refused: pickles (training_args.bin) and archives, YAML aliases and tags, a key given twice, nesting beyond MOST_DEPTH.
     """
@@ -40,7 +41,7 @@ def read_settings(path: Path) -> Settings:
         raw = file.read(MAX_BYTES + 1)
     _refuse_code(path, raw)
     if len(raw) > MAX_BYTES:
-        raise InputError(str(path), "is larger than 1 MB", "Settings are a short file; is this the data?")
+        raise InputError(str(path), "is larger than 256 kB", "Settings are a short file; is this the data?")
     if path.suffix.lower() == ".py":
         values, places, computed = read_script(path, raw)
         return Settings(path, values, places, is_script=True, computed=computed)

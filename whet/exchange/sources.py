@@ -57,7 +57,7 @@ def say_learnt(draft: Draft, prompt: str | None, turns: Literal["last", "all"], 
         draft.remark(f"{prompt} whet learns the last answer and its end of turn, never the prompt ({draft.say(key)}).", key)
     elif turns == "all":
         draft.remark(f"In conversations of several turns {draft.tool.name} learns every answer; whet learns the last one. "
-                     "Rows of one question and one answer are learnt alike.", key)  # fmt: skip
+                     f"Rows of one question and one answer are learnt alike ({draft.say(key)}).", key)  # fmt: skip
 
 
 def read_length(draft: Draft, key: str, cuts: bool) -> None:

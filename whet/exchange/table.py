@@ -40,10 +40,12 @@ def detect(settings: Settings) -> str:
     if settings.is_script:
         return "unsloth"
     found = {name: len(set(trainer.marks) & set(settings.values)) for name, trainer in TRAINERS.items()}
-    if found["trl"] or found["llama-factory"] or found["erniekit"]:
-        found["trainer"] = 0  # they are built on it and share its keys
+    if any(number for name, number in found.items() if name != "trainer"):
+        found["trainer"] = 0  # many are built on it and share its keys
     best = max(found, key=lambda name: found[name])
-    rivals = sorted(name for name, number in found.items() if name != best and number and 2 * number >= found[best])
+    rivals = sorted(
+        name for name, number in found.items() if name != best and number and (number >= 3 or 2 * number >= found[best])
+    )
     if not found[best] or rivals:
         seen = f"has keys of {', '.join(sorted([best, *rivals]))}" if rivals else "has no key that tells whose settings they are"
         raise InputError(str(settings.path), seen, f"Say it with --from: {', '.join(NAMES)}")

@@ -54,8 +54,8 @@ QUIET = {
             dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor
             dataloader_multiprocessing_context dataloader_in_order remove_unused_columns label_names length_column_name
             full_determinism use_cpu activation_offloading dataset_num_proc attn_implementation padding_free
-            pad_to_multiple_of eval_packing bnb_4bit_quant_storage dataset_streaming 
-             runtime_config inference_mode data_seed ignore_data_skip train_sampling_strategy
+            pad_to_multiple_of eval_packing bnb_4bit_quant_storage dataset_streaming runtime_config
+            inference_mode data_seed ignore_data_skip train_sampling_strategy
             group_by_length pad_token
         """),
     "metric_for_best_model": "see train.choose_by", "greater_is_better": "see train.choose_by",
@@ -90,7 +90,7 @@ TRAINER = Tool("transformers' Trainer", _TRAINER, QUIET, WEIGHTY)
 TRL = Tool(
     "TRL",
     _TRAINER | {
-        "learning_rate": 2e-5, "gradient_checkpointing": True, "logging_steps": 10, "max_length": 1024,
+        "learning_rate": 2e-5, "bf16": None, "gradient_checkpointing": True, "logging_steps": 10, "max_length": 1024,
         "dataset_text_field": "text", "truncation_mode": "keep_start", "packing": False, "packing_strategy": "bfd",
         "padding_free": False, "pad_to_multiple_of": "auto", "assistant_only_loss": False, "loss_type": "nll",
         "shuffle_dataset": False, "use_peft": False, "lora_r": 16, "lora_alpha": 32, "lora_dropout": 0.05,
