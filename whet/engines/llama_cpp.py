@@ -14,6 +14,8 @@ from whet.records import Completion, Request, Step
 from whet.text.chat import render_with
 from whet.text.kept import broken
 
+MOST_TOKENS = 8192  # of a context that nobody set: a model made for 128 k would take gigabytes
+
 
 class GgufSettings(Settings):
     """A GGUF file that answers in this process."""
@@ -40,9 +42,7 @@ class LlamaCppEngine:
         length = settings.context_length
         try:
             if length is None:
-                with_vocabulary = llama_cpp.Llama(str(settings.path), vocab_only=True, verbose=False)
-                length = min(8192, _trained_length(with_vocabulary.metadata))
-                with_vocabulary.close()
+                length = min(MOST_TOKENS, _trained_length(settings.path))
             # One logical batch for the whole prompt would cost memory; llama.cpp splits it by itself.
             self._model: Any = llama_cpp.Llama(
                 str(settings.path), n_ctx=length, n_threads=settings.threads, logits_all=False, verbose=False
@@ -54,6 +54,8 @@ class LlamaCppEngine:
         if not self.template:
             raise InputError(str(settings.path), "has no chat template", "Export it anew, with the template of its base")
         self._place = str(settings.path)
+        self._last: tuple[list[int], Any] | None = None
+        """The ids whose next token was computed last, and its log-probabilities: choices of one letter share them."""
         self._ends = frozenset(self._end_tokens())
         self.end_of_turn = self._piece(self._model.token_eos())
 
@@ -123,6 +125,8 @@ class LlamaCppEngine:
         """Log-probabilities of the next token, float64 [vocabulary]; what the model has seen already is kept."""
         import numpy as np
 
+        if self._last is not None and self._last[0] == ids:
+            return self._last[1]
         model = self._model
         held = model._input_ids[: model.n_tokens].tolist()
         same = 0
@@ -136,6 +140,7 @@ class LlamaCppEngine:
         if not math.isfinite(top):
             raise RuntimeError("the model's logits are no numbers")
         found: np.ndarray = logits - (top + math.log(np.exp(logits - top).sum()))
+        self._last = (list(ids), found)
         return found
 
     def _prompt(self, request: Request) -> list[int]:
@@ -168,7 +173,15 @@ class LlamaCppEngine:
         return str(self._model.detokenize(list(ids)).decode("utf-8", "ignore"))
 
 
-def _trained_length(metadata: dict[str, str]) -> int:
-    """Positions that the model was made for."""
+def _trained_length(path: Path) -> int:
+    """Positions that the model was made for, from the file's header alone."""
+    import llama_cpp
+    from llama_cpp._internals import LlamaModel
+
+    params = llama_cpp.llama_model_default_params()
+    params.vocab_only = True
+    model = LlamaModel(path_model=str(path), params=params, verbose=False)
+    metadata: dict[str, str] = model.metadata()
+    model.close()
     family = metadata.get("general.architecture", "")
     return int(metadata.get(f"{family}.context_length", 2048))

@@ -129,8 +129,15 @@ def _of_run(folder: Path, recipe: Recipe) -> Candidate:
     if isinstance(recipe.engine, HttpSettings):
         return of_server(recipe.engine, run)
     adapter = folder / "train" / "adapter"
-    has_adapter = recipe.train is not None and adapter.is_dir()
-    return of_local(open_base(recipe.base), adapter if has_adapter else None, recipe.device, label=recipe.name, run=run)
+    if recipe.train is not None and not adapter.is_dir():
+        raise InputError(
+            str(folder),
+            "holds no adapter",
+            f"Train it first: whet run RECIPE; or ask its base: whet evaluate {recipe.base} --suite SUITE",
+        )
+    return of_local(
+        open_base(recipe.base), adapter if recipe.train is not None else None, recipe.device, label=recipe.name, run=run
+    )
 
 
 def _of_adapter(folder: Path, base: str | None) -> Candidate:
