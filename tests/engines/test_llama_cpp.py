@@ -25,7 +25,7 @@ def engine():
     path = os.environ.get("WHET_EMBEDDED_GGUF")
     if not path:
         pytest.skip("WHET_EMBEDDED_GGUF names no file; make one: whet export gguf embedded --type f32")
-    engine = LlamaCppEngine(GgufSettings(path=Path(path)))
+    engine = LlamaCppEngine(GgufSettings(path=Path(path), threads=1))
     yield engine
     engine.close()
 

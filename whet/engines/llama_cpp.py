@@ -45,7 +45,12 @@ class LlamaCppEngine:
                 length = min(MOST_TOKENS, _trained_length(settings.path))
             # One logical batch for the whole prompt would cost memory; llama.cpp splits it by itself.
             self._model: Any = llama_cpp.Llama(
-                str(settings.path), n_ctx=length, n_threads=settings.threads, logits_all=False, verbose=False
+                str(settings.path),
+                n_ctx=length,
+                n_threads=settings.threads,
+                n_threads_batch=settings.threads,
+                logits_all=False,
+                verbose=False,
             )
         except (ValueError, RuntimeError, OSError) as error:
             raise InputError(str(settings.path), f"can't be opened by llama.cpp ({error})") from None
