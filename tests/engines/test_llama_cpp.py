@@ -1,7 +1,6 @@
 """The engine over a GGUF file gives what the same weights give on torch, and names what is missing."""
 
 import importlib.util
-import os
 from pathlib import Path
 
 import pytest
@@ -20,12 +19,14 @@ def test_what_is_missing_is_named_with_its_command(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def engine():
-    """The embedded base as a GGUF file, which the environment names: it takes llama.cpp's own tools to make one."""
-    path = os.environ.get("WHET_EMBEDDED_GGUF")
-    if not path:
-        pytest.skip("WHET_EMBEDDED_GGUF names no file; make one: whet export gguf embedded --type f32")
-    engine = LlamaCppEngine(GgufSettings(path=Path(path), threads=1))
+def engine(base, tmp_path_factory):
+    """The embedded base as a GGUF file of full precision."""
+    pytest.importorskip("gguf")
+    from whet.export.gguf_write import write_gguf
+
+    path = tmp_path_factory.mktemp("gguf") / "base.gguf"
+    write_gguf(base, path, "f32")
+    engine = LlamaCppEngine(GgufSettings(path=path, threads=1))
     yield engine
     engine.close()
 
@@ -47,7 +48,7 @@ def test_choices_and_replies_are_those_of_the_same_weights_on_torch(engine, base
     texts = ["宣德九年，少師蹇義卒。", "Which of these is a fruit?\nA. stone\nB. pear\nC. iron\nD. rain"]
     for text in texts:
         request = asked(text, choices=("A", "B", "C", "D"))
-        assert engine.rank(request) == pytest.approx(local.rank(request), abs=2e-3)
+        assert engine.rank(request) == pytest.approx(local.rank(request), abs=1e-2)  # llama.cpp keeps keys and values in 16 bits
         assert engine.answer([asked(text)])[0].text == local.answer([asked(text)])[0].text
 
 
@@ -62,5 +63,5 @@ def test_what_can_not_be_asked_is_an_error(engine) -> None:
 @needs_llama
 def test_a_file_that_is_none_is_named(tmp_path: Path) -> None:
     (tmp_path / "m.gguf").write_bytes(b"GGUF")
-    with pytest.raises(InputError, match="can't be opened"):
+    with pytest.raises(InputError, match=r"m\.gguf"):
         LlamaCppEngine(GgufSettings(path=tmp_path / "m.gguf"))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_server import FakeServer, Reply, Seen, chat
 
 from whet.engines.scripted import ScriptedEngine
 from whet.errors import InputError, SettingsError
@@ -16,7 +17,7 @@ from whet.evaluate.suite import Suite, read_suite, suite_from
 from whet.pipeline.bench import Silent
 from whet.pipeline.suite_step import prepare_suite, run_suite
 from whet.pipeline.systems import Candidate, Opened, find_system
-from whet.records import Completion, Example, Request
+from whet.records import Completion, Example, Message, Request
 
 NUM = 40
 
@@ -216,3 +217,25 @@ def test_the_ready_suites_are_whole(shared_data: Path, tmp_path: Path) -> None:
         parts = prepare_suite(suite, tmp_path)
         assert all(len(part.questions.examples) >= 30 for part in parts)
         assert isinstance(parts[0].questions.examples[0], Example)
+
+
+def test_a_server_is_asked_with_times_and_cost(suite: Suite, tmp_path: Path) -> None:
+    def says(seen: Seen) -> Reply:
+        request = Request((Message("user", seen.text),), 9)
+        return Reply(chat(knower(request), counts=(10, 4)))
+
+    with FakeServer(says) as server:
+        path = tmp_path / "engine.yaml"
+        path.write_text(
+            f"engine: {{kind: http, url: '{server.url}', model: m, dialect: openai, prompt_price: 100.0, completion_price: 1000.0}}\n"
+        )
+        result = run_suite(suite, find_system(str(path)), tmp_path / "out", Silent())
+        num_sent = len(server.seen)
+        again = run_suite(suite, find_system(str(path)), tmp_path / "out", Silent())
+        assert len(server.seen) == num_sent == 2 * NUM
+    assert result.parts["facts"].value == 1.0
+    assert result.system.kind == "server"
+    assert result.parts["facts"].latency.p99_s is not None and result.parts["facts"].latency.p99_s > 0
+    assert result.cost == pytest.approx(2 * NUM * (10 * 100 + 4 * 1000) / 1e6) == again.cost
+    assert again.parts["facts"].latency == result.parts["facts"].latency
+    assert "the server's own" in result.parts["facts"].asked.stop

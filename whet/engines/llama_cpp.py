@@ -10,6 +10,7 @@ from pydantic import Field
 
 from whet.config import Settings
 from whet.errors import InputError, MissingExtraError
+from whet.models.gguf_file import GgufFile, read_gguf
 from whet.records import Completion, Request, Step
 from whet.text.chat import render_with
 from whet.text.kept import broken
@@ -39,10 +40,9 @@ class LlamaCppEngine:
         import llama_cpp
 
         self.name = name
-        length = settings.context_length
+        header = read_gguf(settings.path)  # checked here: llama.cpp believes a file's own numbers
+        length = settings.context_length or min(MOST_TOKENS, _trained_length(header))
         try:
-            if length is None:
-                length = min(MOST_TOKENS, _trained_length(settings.path))
             # One logical batch for the whole prompt would cost memory; llama.cpp splits it by itself.
             self._model: Any = llama_cpp.Llama(
                 str(settings.path),
@@ -55,7 +55,7 @@ class LlamaCppEngine:
         except (ValueError, RuntimeError, OSError) as error:
             raise InputError(str(settings.path), f"can't be opened by llama.cpp ({error})") from None
         self.max_length = length
-        self.template = self._model.metadata.get("tokenizer.chat_template", "")
+        self.template = header.text("tokenizer.chat_template") or ""
         if not self.template:
             raise InputError(str(settings.path), "has no chat template", "Export it anew, with the template of its base")
         self._place = str(settings.path)
@@ -178,15 +178,7 @@ class LlamaCppEngine:
         return str(self._model.detokenize(list(ids)).decode("utf-8", "ignore"))
 
 
-def _trained_length(path: Path) -> int:
-    """Positions that the model was made for, from the file's header alone."""
-    import llama_cpp
-    from llama_cpp._internals import LlamaModel
-
-    params = llama_cpp.llama_model_default_params()
-    params.vocab_only = True
-    model = LlamaModel(path_model=str(path), params=params, verbose=False)
-    metadata: dict[str, str] = model.metadata()
-    model.close()
-    family = metadata.get("general.architecture", "")
-    return int(metadata.get(f"{family}.context_length", 2048))
+def _trained_length(header: GgufFile) -> int:
+    """Positions that the model was made for, as the file's header says."""
+    length = header.fields.get(f"{header.text('general.architecture')}.context_length", 2048)
+    return int(length)

@@ -73,10 +73,10 @@ class Asked:
         try:
             with self.path.open("a", encoding="utf-8", newline="\n") as file:
                 for example, reply in replies:
-                    at, spent = monotonic() - self._began, cost() - before
+                    at, spent = round(monotonic() - self._began, 6), cost() - before
                     self._sessions[-1] = (at, spent)
                     self.replies[example.id] = reply
-                    row = {"id": example.id, "seconds": reply.seconds, "at": round(at, 6), "cost": spent}
+                    row = {"id": example.id, "seconds": reply.seconds, "at": at, "cost": spent}
                     file.write(json.dumps(row | completion_to_json(reply.completion)) + "\n")
                     file.flush()  # what another process, or this one's end, finds
         except OSError as error:
