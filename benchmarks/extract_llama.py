@@ -1,0 +1,212 @@
+"""llama.cpp as a peer, run by an interpreter that has llama_cpp and gguf: jobs come in as lines of JSON, answers go out as such.
+
+{"convert": model folder, "to": file} writes a Qwen2 in fp32 as GGUF; {"open": file, ...} loads it; {"prompts": ids, ...} continues
+prompts greedily, either through the Python class that users call, one after the other (it keeps what a prompt shares with the
+last one), or many at once through the C functions: prompts share one copy of their common beginning, and whoever is done makes
+room for the next. This script opens nothing of whet, for its interpreter need not have it.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+import numpy as np
+
+NORMAL, UNUSED, CONTROL = 1, 5, 3  # kinds of tokens
+
+
+def read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    """Tensors of a file in fp32."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        data = np.frombuffer(file.read(), np.uint8)
+    header.pop("__metadata__", None)
+    assert all(its["dtype"] == "F32" for its in header.values())
+    return {
+        name: data[slice(*its["data_offsets"])].view(np.float32).reshape(its["shape"]) for name, its in header.items()
+    }
+
+
+def convert(folder: Path, path: Path) -> None:
+    """Write a Qwen2 model folder in fp32 as GGUF; tokens beyond the tokenizer's are named and never meant."""
+    import gguf
+
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    tokenizer = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    layers = config["num_hidden_layers"]
+    writer = gguf.GGUFWriter(path, "qwen2")
+    writer.add_block_count(layers)
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_rope_freq_base(config.get("rope_theta") or config["rope_parameters"]["rope_theta"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
+    by_id = {number: name for name, number in tokenizer["model"]["vocab"].items()}
+    special = {token["id"]: token["content"] for token in tokenizer["added_tokens"]}
+    numbers = range(config["vocab_size"])
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("qwen2")
+    writer.add_token_list([special.get(n) or by_id.get(n) or f"[PAD{n}]" for n in numbers])
+    writer.add_token_types([CONTROL if n in special else NORMAL if n in by_id else UNUSED for n in numbers])
+    merges = tokenizer["model"]["merges"]
+    writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in merges])
+    writer.add_eos_token_id(config["eos_token_id"])
+    writer.add_pad_token_id(config["pad_token_id"])
+    writer.add_add_bos_token(False)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN2, layers)
+    for name, tensor in read_safetensors(folder / "model.safetensors").items():
+        writer.add_tensor(names.get_name(name, (".weight", ".bias")), np.ascontiguousarray(tensor))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+class OneByOne:
+    """The Python class `Llama`."""
+
+    def __init__(self, path: str, context: int, threads: int) -> None:
+        self.model = llama_cpp.Llama(path, n_ctx=context, n_threads=threads, n_threads_batch=threads, n_batch=1024, verbose=False)
+
+    def run(self, prompts: list[list[int]], max_tokens: int, end: int, grammar: str | None) -> list[list[int]]:
+        replies = []
+        for prompt in prompts:
+            kept = llama_cpp.LlamaGrammar.from_string(grammar, verbose=False) if grammar else None
+            reply: list[int] = []
+            for token in self.model.generate(prompt, temp=0.0, repeat_penalty=1.0, grammar=kept):
+                reply.append(token)
+                if token == end or len(reply) == max_tokens:
+                    break
+            replies.append(reply)
+        return replies
+
+
+class AtOnce:
+    """Many sequences in one context, by llama.cpp's own functions."""
+
+    def __init__(self, path: str, most: int, places: int, threads: int) -> None:
+        given = llama_cpp.llama_model_default_params()
+        given.n_gpu_layers = 0
+        self.model = llama_cpp.llama_model_load_from_file(path.encode(), given)
+        its = llama_cpp.llama_context_default_params()
+        its.n_ctx, its.n_batch, its.n_ubatch, its.n_seq_max = places, 2048, 512, most + 1
+        its.n_threads = its.n_threads_batch = threads
+        its.kv_unified = True  # so that sequences share what they have in common
+        self.context = llama_cpp.llama_init_from_model(self.model, its)
+        self.memory = llama_cpp.llama_get_memory(self.context)
+        self.vocabulary = llama_cpp.llama_model_get_vocab(self.model)
+        self.size = llama_cpp.llama_vocab_n_tokens(self.vocabulary)
+        self.batch = llama_cpp.llama_batch_init(2048, 0, 1)
+        self.most = most
+
+    def run(self, prompts: list[list[int]], max_tokens: int, end: int, grammar: str | None) -> list[list[int]]:
+        llama_cpp.llama_memory_clear(self.memory, True)
+        low, high = min(prompts), max(prompts)
+        shared = next((at for at, (x, y) in enumerate(zip(low, high, strict=False)) if x != y), min(len(low), len(high)))
+        shared = min(shared, min(map(len, prompts)) - 1)
+        self._decode([(0, token, at, False) for at, token in enumerate(low[:shared])])
+        replies: list[list[int]] = [[] for _ in prompts]
+        kept = [self._grammar(grammar) for _ in prompts]
+        waiting, free = list(range(len(prompts)))[::-1], list(range(1, self.most + 1))
+        live: dict[int, int] = {}  # sequence to number of its prompt
+        while waiting or live:
+            entries: list[tuple[int, int, int, bool]] = []
+            for sequence, number in live.items():
+                place = len(prompts[number]) + len(replies[number]) - 1
+                entries.append((sequence, replies[number][-1], place, True))
+            while waiting and free and len(entries) + len(prompts[waiting[-1]]) - shared <= 2048:
+                number, sequence = waiting.pop(), free.pop()
+                llama_cpp.llama_memory_seq_cp(self.memory, 0, sequence, 0, shared)
+                rest = prompts[number][shared:]
+                entries += [(sequence, token, shared + at, at == len(rest) - 1) for at, token in enumerate(rest)]
+                live[sequence] = number
+            self._decode(entries)
+            for column, (sequence, _, _, is_last) in enumerate(entries):
+                if not is_last:
+                    continue
+                number = live[sequence]
+                token = self._next(column, kept[number])
+                replies[number].append(token)
+                if token == end or len(replies[number]) == max_tokens:
+                    llama_cpp.llama_memory_seq_rm(self.memory, sequence, -1, -1)
+                    free.append(sequence)
+                    del live[sequence]
+        for sampler in kept:
+            if sampler is not None:
+                llama_cpp.llama_sampler_free(sampler)
+        return replies
+
+    def _decode(self, entries: list[tuple[int, int, int, bool]]) -> None:
+        if not entries:
+            return
+        batch = self.batch
+        batch.n_tokens = len(entries)
+        for at, (sequence, token, place, is_wanted) in enumerate(entries):
+            batch.token[at], batch.pos[at], batch.n_seq_id[at] = token, place, 1
+            batch.seq_id[at][0], batch.logits[at] = sequence, is_wanted
+        if (code := llama_cpp.llama_decode(self.context, batch)) != 0:
+            raise SystemExit(f"llama_decode gave {code}")
+
+    def _grammar(self, grammar: str | None) -> Any:
+        return llama_cpp.llama_sampler_init_grammar(self.vocabulary, grammar.encode(), b"root") if grammar else None
+
+    def _next(self, column: int, grammar: Any) -> int:
+        """The likeliest token; the grammar looks at that one first and at all only where it forbids it, as llama.cpp's server does."""
+        found = llama_cpp.llama_get_logits_ith(self.context, column)
+        logits = np.ctypeslib.as_array(found, (self.size,))
+        token = int(logits.argmax())
+        if grammar is None:
+            return token
+        if not self._allowed(grammar, np.array([token]), logits)[0]:
+            numbers = np.arange(self.size)
+            allowed = self._allowed(grammar, numbers, logits)
+            token = int(np.where(allowed, logits, -np.inf).argmax())
+        llama_cpp.llama_sampler_accept(grammar, token)
+        return token
+
+    @staticmethod
+    def _allowed(grammar: Any, numbers: np.ndarray, logits: np.ndarray) -> np.ndarray:
+        import ctypes
+
+        rows = np.zeros(len(numbers), np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)]))
+        rows["id"], rows["logit"] = numbers, logits[numbers]
+        data = rows.ctypes.data_as(llama_cpp.llama_token_data_p)
+        array = llama_cpp.llama_token_data_array(data=data, size=len(rows), selected=-1, sorted=False)
+        llama_cpp.llama_sampler_apply(grammar, ctypes.byref(array))
+        return np.isfinite(rows["logit"])
+
+
+def main() -> None:
+    said = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # the library prints too
+    print(json.dumps({"version": llama_cpp.__version__}), file=said, flush=True)
+    peer: OneByOne | AtOnce | None = None
+    for line in sys.stdin:
+        job = json.loads(line)
+        answer: dict[str, Any] = {}
+        if "convert" in job:
+            convert(Path(job["convert"]), Path(job["to"]))
+        elif "open" in job:
+            peer = None
+            if job["most"] == 1:
+                peer = OneByOne(job["open"], job["context"], job["threads"])
+            else:
+                peer = AtOnce(job["open"], job["most"], job["places"], job["threads"])
+        else:
+            assert peer is not None
+            began = time.perf_counter()
+            answer["replies"] = peer.run(job["prompts"], job["max_tokens"], job["end"], job["grammar"])
+            answer["seconds"] = time.perf_counter() - began
+        print(json.dumps(answer), file=said, flush=True)
+
+
+if __name__ == "__main__":
+    main()
