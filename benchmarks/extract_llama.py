@@ -27,9 +27,7 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
         data = np.frombuffer(file.read(), np.uint8)
     header.pop("__metadata__", None)
     assert all(its["dtype"] == "F32" for its in header.values())
-    return {
-        name: data[slice(*its["data_offsets"])].view(np.float32).reshape(its["shape"]) for name, its in header.items()
-    }
+    return {name: data[slice(*its["data_offsets"])].view(np.float32).reshape(its["shape"]) for name, its in header.items()}
 
 
 def convert(folder: Path, path: Path) -> None:
@@ -78,6 +76,7 @@ class OneByOne:
 
     def run(self, prompts: list[list[int]], max_tokens: int, end: int, grammar: str | None) -> list[list[int]]:
         replies = []
+        self.model.reset()
         for prompt in prompts:
             kept = llama_cpp.LlamaGrammar.from_string(grammar, verbose=False) if grammar else None
             reply: list[int] = []
@@ -188,22 +187,21 @@ def main() -> None:
     said = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # the library prints too
     print(json.dumps({"version": llama_cpp.__version__}), file=said, flush=True)
-    peer: OneByOne | AtOnce | None = None
+    peers: dict[int, OneByOne | AtOnce] = {}
     for line in sys.stdin:
         job = json.loads(line)
         answer: dict[str, Any] = {}
         if "convert" in job:
             convert(Path(job["convert"]), Path(job["to"]))
         elif "open" in job:
-            peer = None
-            if job["most"] == 1:
-                peer = OneByOne(job["open"], job["context"], job["threads"])
+            most = job["most"]
+            if most == 1:
+                peers[most] = OneByOne(job["open"], job["context"], job["threads"])
             else:
-                peer = AtOnce(job["open"], job["most"], job["places"], job["threads"])
+                peers[most] = AtOnce(job["open"], most, job["places"], job["threads"])
         else:
-            assert peer is not None
             began = time.perf_counter()
-            answer["replies"] = peer.run(job["prompts"], job["max_tokens"], job["end"], job["grammar"])
+            answer["replies"] = peers[job["most"]].run(job["prompts"], job["max_tokens"], job["end"], job["grammar"])
             answer["seconds"] = time.perf_counter() - began
         print(json.dumps(answer), file=said, flush=True)
 
