@@ -1,9 +1,9 @@
-"""llama.cpp as a peer, run by an interpreter that has llama_cpp and gguf: jobs come in as lines of JSON, answers go out as such.
+"""llama.cpp as a peer, run by an interpreter that has llama_cpp and gguf: jobs and answers are lines of JSON.
 
-{"convert": model folder, "to": file} writes a Qwen2 in fp32 as GGUF; {"open": file, ...} loads it; {"prompts": ids, ...} continues
-prompts greedily, either through the Python class that users call, one after the other (it keeps what a prompt shares with the
-last one), or many at once through the C functions: prompts share one copy of their common beginning, and whoever is done makes
-room for the next. This script opens nothing of whet, for its interpreter need not have it.
+{"convert": model folder, "to": file} writes a Qwen2 in fp32 as GGUF; {"open": file, ...} loads it; {"prompts": ids, ...}
+continues prompts greedily, either through the Python class that users call, one after the other (it keeps what a prompt shares
+with the last one), or many at once through the C functions: prompts share one copy of their common beginning, and whoever is
+done makes room for the next. This script opens nothing of whet, for its interpreter need not have it.
 """
 
 import json
@@ -158,7 +158,7 @@ class AtOnce:
         return llama_cpp.llama_sampler_init_grammar(self.vocabulary, grammar.encode(), b"root") if grammar else None
 
     def _next(self, column: int, grammar: Any) -> int:
-        """The likeliest token; the grammar looks at that one first and at all only where it forbids it, as llama.cpp's server does."""
+        """The likeliest token; the grammar looks at all only where it forbids that one, as in llama.cpp's server."""
         found = llama_cpp.llama_get_logits_ith(self.context, column)
         logits = np.ctypeslib.as_array(found, (self.size,))
         token = int(logits.argmax())
@@ -200,9 +200,9 @@ def main() -> None:
             else:
                 peers[most] = AtOnce(job["open"], most, job["places"], job["threads"])
         else:
-            began = time.perf_counter()
+            began = time.process_time()
             answer["replies"] = peers[job["most"]].run(job["prompts"], job["max_tokens"], job["end"], job["grammar"])
-            answer["seconds"] = time.perf_counter() - began
+            answer["cpu_seconds"] = time.process_time() - began
         print(json.dumps(answer), file=said, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Models that answer the prompts of the extraction benchmark in the trained format: the embedded base, briefly trained, and grown."""
+"""Models that answer the prompts of the extraction benchmark: the embedded base, briefly trained, and the same one grown."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""transformers as a peer of the extraction benchmark: generate in batches, with caches and a constraint, and continuous batching."""
+"""The peers of the extraction benchmark: transformers generate with its caches and a constraint, generate_batch, llama.cpp."""
 
 import argparse
 import copy
@@ -134,7 +134,8 @@ class Transformers:
 
 def make_index(chat: Chat, constraint: Constraint) -> Any:
     """The automaton of the constraint's JSON schema, without white space, over the tokenizer's ids."""
-    from outlines_core import Index, Vocabulary, json_schema as schemas
+    from outlines_core import Index, Vocabulary
+    from outlines_core import json_schema as schemas
 
     pieces: dict[bytes, list[int]] = {}
     for number, piece in enumerate(chat.tokenizer.token_bytes()):
@@ -191,6 +192,8 @@ class Llama:
 
     def __init__(self, process: "subprocess.Popen[str]", path: Path, grammar: str, end: int, args: argparse.Namespace) -> None:
         self.process, self.path, self.grammar, self.end, self.args = process, path, grammar, end, args
+        self.cpu_seconds = 0.0  # of all that it was asked
+X that it was asked."""
 
     @classmethod
     def open(cls, args: argparse.Namespace, folder: Path, path: Path, constraint: Constraint, end: int) -> "Llama | None":
@@ -228,7 +231,9 @@ class Llama:
     def run(self, prompts: Sequence[Ids], most: int, is_constrained: bool) -> list[Ids]:
         """The greedy continuation of each prompt, so many at once."""
         given = {"prompts": prompts, "most": most, "max_tokens": self.args.max_tokens, "end": self.end}
-        replies: list[Ids] = self.ask(given | {"grammar": self.grammar if is_constrained else None})["replies"]
+        answer = self.ask(given | {"grammar": self.grammar if is_constrained else None})
+        self.cpu_seconds += answer["cpu_seconds"]
+        replies: list[Ids] = answer["replies"]
         return replies
 
     def close(self) -> None:
