@@ -193,7 +193,6 @@ class Llama:
     def __init__(self, process: "subprocess.Popen[str]", path: Path, grammar: str, end: int, args: argparse.Namespace) -> None:
         self.process, self.path, self.grammar, self.end, self.args = process, path, grammar, end, args
         self.cpu_seconds = 0.0  # of all that it was asked
-X that it was asked."""
 
     @classmethod
     def open(cls, args: argparse.Namespace, folder: Path, path: Path, constraint: Constraint, end: int) -> "Llama | None":
