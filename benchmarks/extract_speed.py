@@ -167,10 +167,18 @@ class Same:
     equal: int = 0
     ties: int = 0
     same_text: int = 0
+    cut: int = 0
+    """The peer's breaks off at the limit, where whet's constraint closes the JSON."""
     other: int = 0
 
     def __str__(self) -> str:
-        parts = [f"{self.equal} equal", f"{self.ties} ties", f"{self.same_text} of equal text", f"{self.other} other"]
+        parts = [
+            f"{self.equal} equal",
+            f"{self.ties} ties",
+            f"{self.same_text} of equal text",
+            f"{self.cut} cut",
+            f"{self.other} other",
+        ]
         return ", ".join(part for part in parts if not part.startswith("0 "))
 
 
@@ -184,6 +192,8 @@ def hold(one: System, other: System, prompts: Sequence[Ids], theirs: Transformer
             same.ties += 1
         elif decode(a) == decode(b):
             same.same_text += 1
+        elif one.kind == "json" and len(b) == max(map(len, other.replies)) and not decode(b).endswith("]"):
+            same.cut += 1
         else:
             same.other += 1
     return same
@@ -249,6 +259,7 @@ def measure(args: argparse.Namespace, place: Path) -> dict[str, dict[str, float 
             for _ in range(args.rounds):
                 for system in tried:
                     system.measure()
+                    print(f"  {which}: {system.name}: {system.seconds[-1]:.2f} s", flush=True)
             for owner, ratio in show(which, tried, prompts, theirs).items():
                 ratios.setdefault(owner, {})[which] = ratio
     finally:
@@ -265,12 +276,12 @@ def main() -> None:
     parser.add_argument("--models", type=Path, help="keep the trained adapter here, or take it from here")
     parser.add_argument("--llama", help="an interpreter that has llama_cpp and gguf")
     parser.add_argument("--search", action="store_true", help="measure every batch size and cache of generate")
-    parser.add_argument("--replies", type=int, help="chunks that are asked about (64; 48 with --quick)")
+    parser.add_argument("--replies", type=int, help="chunks that are asked about (64; 24 with --quick)")
     parser.add_argument("--rounds", type=int, help="rounds of all systems (5; 2 with --quick)")
     parser.add_argument("--max-tokens", type=int, default=96, help="most tokens of a reply")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of each system")
     args = parser.parse_args()
-    args.replies = args.replies or (48 if args.quick else 64)
+    args.replies = args.replies or (24 if args.quick else 64)
     args.rounds = args.rounds or (2 if args.quick else 5)
     with tempfile.TemporaryDirectory() as place:
         ratios = measure(args, Path(place))
