@@ -48,3 +48,15 @@ def test_a_pickle_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "print(trainer.args.to_json_string())" in done.stderr
+
+
+def test_rows_are_written_in_another_format_and_losses_told(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text('{"instruction": "Sum", "input": "1 2", "output": "3"}\n{"text": "plain"}\n')
+    said = CliRunner().invoke(
+        app, ["data", "convert", str(tmp_path / "in.jsonl"), "-o", str(tmp_path / "out.jsonl"), "--to", "messages"]
+    )
+    assert said.exit_code == 0, said.output
+    assert "1 of 2 rows (1 alpaca, 1 text)" in said.output
+    assert "left out, 1 rows: has a plain text, which asks nothing (first: " in said.output
+    assert "written without, 1 rows: which part of the question was the input (first: " in said.output
+    assert (tmp_path / "out.jsonl.losses.jsonl").is_file()

@@ -21,6 +21,42 @@ def build(recipe: Recipe, overrides: Overrides = None, out: Out = None) -> None:
     show(folder)
 
 
+@app.command("convert", epilog="Example: whet data convert train.json -o train.jsonl --to messages")
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="An example file (JSONL, JSON, CSV), or a folder of them.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write: JSONL, or a JSON list if it ends in .json.")],
+    to: Annotated[
+        str,
+        typer.Option("--to", help="messages, prompt-completion, alpaca, sharegpt, erniekit, question-answer, choices, "
+                                  "lettered-choices or text."),
+    ] = "messages",
+    template: Annotated[Path | None, typer.Option("--template", help="For text: the base whose chat template writes it.")] = None,
+) -> None:  # fmt: skip
+    """Write example rows in another format, and list what it can't say."""
+    from whet.data.convert import convert as write
+    from whet.data.convert import losses_path
+    from whet.data.talk import messages_of
+
+    render = None
+    if template is not None:
+        from whet.models.base_model import open_base
+        from whet.text.chat import Chat
+
+        chat = Chat(open_base(template).folder)
+
+        def render(talk: object) -> str:
+            return chat.render(messages_of(talk), is_prompt=False)  # type: ignore[arg-type]
+
+    found = write(source, out, to, render)
+    read = ", ".join(f"{number:,} {name}" for name, number in found.formats.most_common())
+    typer.echo(f"{out}: {found.written:,} of {found.read:,} rows ({read})")
+    for title, counts in (("left out", found.left_out), ("written without", found.lost)):
+        for kind, number in counts.most_common():
+            typer.echo(f"  {title}, {number:,} rows: {kind} (first: {', '.join(found.places[kind])})")
+    if found.listed:
+        typer.echo(f"each of them: {losses_path(out)}")
+
+
 @app.command("show", epilog="Example: whet data show runs/demo")
 def show(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or its data folder.")],

@@ -11,7 +11,7 @@ from whet.data.rows import describe
 from whet.data.shapes import RowFault
 from whet.records import Message, Role
 
-_ROLES: Mapping[str, Role] = {
+ROLES: Mapping[str, Role] = {
     "system": "system", "developer": "system",
     "user": "user", "human": "user",
     "assistant": "assistant", "gpt": "assistant", "model": "assistant", "function_call": "assistant",
@@ -140,11 +140,11 @@ def _turn(turn: Any, number: int, spare: Collection[str]) -> Message:
         raise RowFault(f"turn {number} that is {describe(turn)}, not an object", "Give it a role and a content")
     role_key, content_key = ("from", "value") if "from" in turn else ("role", "content")
     said = turn.get(role_key)
-    role = _ROLES.get(said) if isinstance(said, str) else None
+    role = ROLES.get(said) if isinstance(said, str) else None
     if role is None:
-        near = difflib.get_close_matches(str(said), _ROLES, n=1)
+        near = difflib.get_close_matches(str(said), ROLES, n=1)
         raise RowFault(f"turn {number} of the role {said!r}", f"Did you mean {near[0]}?" if near else
-                       f"Roles are {', '.join(_ROLES)}")  # fmt: skip
+                       f"Roles are {', '.join(ROLES)}")  # fmt: skip
     known = {role_key, content_key, "tool_calls", *(("name", "tool_call_id") if role == "tool" else ()), *spare}
     ignored = sorted(key for key, inner in turn.items() if key not in known and inner not in (None, "", [], {}))
     if ignored:

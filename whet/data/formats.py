@@ -54,7 +54,7 @@ def read_examples(source: ExampleFiles, files: Sequence[DataFile], tally: Tally)
 
 def _read_file(source: ExampleFiles, tally: Tally, file: DataFile) -> Iterator[Row]:
     is_csv = file.path.suffix.lower() in _CSV_SUFFIXES
-    rows = _csv_rows(source, tally, file) if is_csv else read_json_rows(file, source, tally, _is_row)
+    rows = raw_rows(source, tally, file)
     category = choice_rows.category_of(file.path) if is_csv else ""
     first: FormatName | None = None
     for row in rows:
@@ -72,6 +72,12 @@ def _read_file(source: ExampleFiles, tally: Tally, file: DataFile) -> Iterator[R
         if example.choices and not example.category:
             example = _categorised(example, category)
         yield finish(example, row.raw)
+
+
+def raw_rows(source: ExampleFiles, tally: Tally, file: DataFile) -> Iterator[JsonRow | Reject]:
+    """The rows of a file before anything is made of them."""
+    is_csv = file.path.suffix.lower() in _CSV_SUFFIXES
+    return _csv_rows(source, tally, file) if is_csv else read_json_rows(file, source, tally, _is_row)
 
 
 def _is_row(value: Any) -> bool:
