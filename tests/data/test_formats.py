@@ -219,3 +219,17 @@ def test_groups_are_what_was_asked(tmp_path):
     one, two, three = read_rows(tmp_path, *rows)
     assert one.group == two.group != three.group
     assert len({one.id, two.id, three.id}) == 3
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"id": "M1", "question": "What melts?", "choices": {"text": ["ice", "iron", "air"], "label": ["1", "2", "3"]}, "answerKey": "2"},
+        {"id": "M1", "answerKey": "B", "question": {"stem": "What melts?", "choices": [
+            {"text": "ice", "label": "A"}, {"text": "iron", "label": "B"}, {"text": "air", "label": "C"}]}},
+    ],
+)  # fmt: skip
+def test_arc_is_read_as_ai2_and_as_the_hub_ship_it(row, tmp_path):
+    example, reject = read_rows(tmp_path, row, row | {"answerKey": "Z"})
+    assert (example.text, example.choices, example.answer) == ("What melts?", ("ice", "iron", "air"), 1)
+    assert "labels no choice" in reject.seen

@@ -39,6 +39,29 @@ def from_letters(row: Mapping[str, Any]) -> Choice:
     return _choice(row, list(answers.values()), solution)
 
 
+def from_arc(row: Mapping[str, Any]) -> Choice:
+    """ARC (arXiv 1803.05457): labels of their own, inside the question as AI2 ships it or beside it as the Hub does."""
+    question, choices, key = row["question"], row.get("choices"), row["answerKey"]
+    if isinstance(question, dict):
+        choices, question = question.get("choices"), question.get("stem")
+    if isinstance(choices, dict):
+        labels, texts = choices.get("label"), choices.get("text")
+    elif isinstance(choices, list) and all(isinstance(choice, dict) for choice in choices):
+        labels, texts = [choice.get("label") for choice in choices], [choice.get("text") for choice in choices]
+    else:
+        labels = texts = None
+    if (
+        not isinstance(labels, list)
+        or not isinstance(texts, list)
+        or len(labels) != len(texts)
+        or len(set(map(str, labels))) < len(labels)
+    ):
+        raise RowFault("choices that are no texts with labels", "Write {text: [...], label: [...]}")
+    if key not in labels:
+        raise RowFault(f"the answerKey {key!r}, which labels no choice", "Give the label of the right choice")
+    return _choice({"question": question}, texts, labels.index(key))
+
+
 def _choice(row: Mapping[str, Any], choices: Any, answer: Any) -> Choice:
     if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(choice, str) for choice in choices):
         raise RowFault("choices that are no list of two or more texts", "Write them as a list of texts")

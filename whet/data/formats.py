@@ -46,6 +46,12 @@ _CHATS: Mapping[FormatName, ChatReader] = {
     "question_answer": chat_rows.from_question,
 }
 
+_CHOICES: Mapping[FormatName, Callable[[Mapping[str, Any]], choice_rows.Choice]] = {
+    "choices": choice_rows.from_choices,
+    "lettered_choices": choice_rows.from_letters,
+    "arc": choice_rows.from_arc,
+}
+
 
 def read_examples(source: ExampleFiles, files: Sequence[DataFile], tally: Tally) -> Iterator[Row]:
     """One example or reject a row."""
@@ -117,8 +123,8 @@ def _convert(source: ExampleFiles, row: JsonRow, name: FormatName) -> Example:
         if not text.strip():
             raise RowFault("an empty text", "Fill it, or take the row out")
         return Example("", text, row.place, digest(text), category)
-    if name in ("choices", "lettered_choices"):
-        found = choice_rows.from_choices(value) if name == "choices" else choice_rows.from_letters(value)
+    if name in _CHOICES:
+        found = _CHOICES[name](value)
         return Example("", found.question, row.place, digest(found.question), category,
                        choices=found.choices, answer=found.answer)  # fmt: skip
     if name == "chat_log":

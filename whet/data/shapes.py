@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 FormatName = Literal[
     "messages", "prompt_completion", "alpaca", "sharegpt", "erniekit", "choices", "lettered_choices",
-    "question_answer", "chat_log", "text",
+    "question_answer", "chat_log", "text", "arc",
 ]  # fmt: skip
 
 
@@ -41,6 +41,7 @@ SHAPES: Mapping[FormatName, Shape] = {
     "question_answer": Shape(("question", "answer")),
     "chat_log": Shape(("previous_messages", "message")),
     "text": Shape(("text",)),
+    "arc": Shape(("question", "answerKey"), ("choices",)),
 }
 
 
