@@ -40,6 +40,12 @@ def test_a_question_in_another_dress_is_the_same_and_another_gold_is_told() -> N
     assert found.num_conflicting == 1
 
 
+@pytest.mark.parametrize(("one", "other"), [("Is J << a?", "Is J >> a?"), ("How much is -3 of 4?", "How much is 3 of 4?"),
+                                            ("Take sqrt(2) + sqrt(3)", "Take sqrt(2), sqrt(3)")])  # fmt: skip
+def test_signs_of_arithmetic_make_two_questions(one: str, other: str) -> None:
+    assert len(sift("p", [question(1, one), question(1, other), question(1, one.upper())], TASK, None, 0.0).examples) == 2
+
+
 def test_rows_that_are_no_questions_are_counted_and_too_many_stop() -> None:
     rows = [
         "f:9: broken",

@@ -8,6 +8,9 @@ from whet.pipeline.suite_step import say_no_score
 
 SHOWN = 5  # duplicates and overlaps named
 WIDTH = 120
+NAME = 26
+WIDTHS = {"score": 20, "asked": 6, "unread": 7, "errors": 7, "p50 s": 6, "tokens/s": 8}
+CATEGORIES = 12  # more are not shown in the terminal
 LEAST_SPREAD = 0.2  # of accuracy by position, from which it is worth a line
 
 
@@ -19,12 +22,12 @@ def print_result(result: SuiteResult) -> None:
     title = f"{result.system.label} ({result.system.kind}) on {result.suite}"
     table = Table(title=title, title_justify="left")
     for name in ("part", "role", "figure"):
-        table.add_column(name, no_wrap=True)
-    for name in ("score", "asked", "unread", "errors", "p50 s", "tokens/s"):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, no_wrap=True, max_width=NAME)
+    for name, width in WIDTHS.items():
+        table.add_column(name, justify="right", no_wrap=True, min_width=width)
     for part in result.parts.values():
         table.add_row(*_row(part))
-        for name, (num, value, around) in part.categories.items():
+        for name, (num, value, around) in part.categories.items() if len(part.categories) <= CATEGORIES else ():
             table.add_row(f"  {name}", "", "", f"{value:.3f} [{around.low:.3f}, {around.high:.3f}]", str(num), style="dim")
     console.print(table)
     for part in result.parts.values():
@@ -59,6 +62,8 @@ def _row(part: PartResult) -> list[str]:
 def notes_of(part: PartResult) -> list[str]:
     """What must be known beside a part's figure, a sentence each."""
     notes = []
+    if len(part.categories) > CATEGORIES:
+        notes.append(f"{len(part.categories)} categories, each with its interval in result.json.")
     if part.value is None:
         notes.append(f"no score: {say_no_score(part)}.")
     if part.duplicates:

@@ -1,6 +1,8 @@
 """The questions of a part: each asked once, drawn by seed, and held against what a system was trained on."""
 
 import hashlib
+import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +17,9 @@ from whet.storage import canonical, hash_text
 from whet.tasks.base import Answer, Task, Total, Unread
 
 NAMED = 5  # bad rows named in a message
+_SIGNS = re.compile(
+    r"[+<>=|~±×÷−∓≤≥≠≈^*/]|(?<![\w)])-(?=[\d.])"
+)  # a hyphen before a number that nothing stands before is a minus
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +60,10 @@ def sift(name: str, rows: Iterable[Example | str], task: Task, max_chars: int | 
         if isinstance(example, str):
             left_out.append(example)
             continue
-        question = question_of(example)
-        if max_chars is not None and len(question) > max_chars:
+        if max_chars is not None and len(question_of(example)) > max_chars:
             num_long += 1
             continue
-        # The gold of an extraction is no part of the question, but two questions with other turns before them are two.
-        key = normalised(question)
+        key = key_of(example)
         members[key].append(example.id)
         if key not in kept:
             kept[key] = example
@@ -106,7 +109,7 @@ def _with_own_ids(examples: Iterable[Example]) -> Iterable[Example]:
 def draw_questions(questions: Questions, num: int | None, seed: int, without: Iterable[str] = ()) -> Questions:
     """At most `num` of the questions, a random sample by seed that does not depend on their order; those in `without` never."""
     kept_away = frozenset(without)
-    there = [example for example in questions.examples if normalised(question_of(example)) not in kept_away]
+    there = [example for example in questions.examples if key_of(example) not in kept_away]
     if num is not None and num < len(there):
         chosen = {example.id for example in sorted(there, key=lambda example: _lot(example, seed))[:num]}
         there = [example for example in there if example.id in chosen]
@@ -114,12 +117,18 @@ def draw_questions(questions: Questions, num: int | None, seed: int, without: It
 
 
 def _lot(example: Example, seed: int) -> bytes:
-    return hashlib.sha256(f"{seed}\0{normalised(question_of(example))}".encode("utf-8", "surrogatepass")).digest()
+    return hashlib.sha256(f"{seed}\0{key_of(example)}".encode("utf-8", "surrogatepass")).digest()
 
 
 def keys_of(examples: Iterable[Example]) -> frozenset[str]:
-    """The normalised questions."""
-    return frozenset(normalised(question_of(example)) for example in examples)
+    """What the questions are told apart by."""
+    return frozenset(key_of(example) for example in examples)
+
+
+def key_of(example: Example) -> str:
+    """What makes two questions one: the normalised text, and the signs of arithmetic that it drops (J < a is not J > a)."""
+    question = unicodedata.normalize("NFKC", question_of(example))
+    return f"{normalised(question)}\0{''.join(_SIGNS.findall(question))}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +182,7 @@ class WithShots:
     def __init__(self, task: Task, shots: Sequence[Example], num: int, *, same_category: bool, without: frozenset[str]) -> None:
         self.task, self.name, self.num = task, task.name, num
         self._same_category = same_category
-        self._shots = [shot for shot in shots if normalised(question_of(shot)) not in without]
+        self._shots = [shot for shot in shots if key_of(shot) not in without]
         self._by_category: dict[str, list[Example]] = defaultdict(list)
         for shot in self._shots:
             self._by_category[shot.category].append(shot)
