@@ -1,0 +1,354 @@
+"""How often does the gate promote what it should not, and what it should? Simulated systems go through the real `judge`.
+
+    python benchmarks/gate_simulation.py --quick
+
+Systems answer simulated suites: right or wrong, or counts of records; examples alone, or in documents whose examples resemble each
+other. A task part in four categories decides, a general part is watched. Nothing of the gate is replaced: only the scores
+are drawn instead of read. The last line is one JSON object.
+
+false_promotions: the largest share of promotions among candidates that are exactly as good as the live system, over all worlds
+and sizes, one look. false_promotions_peeking: the same where the suite grows and each candidate is judged up to four
+times, and promoted at the first look that would. power: the smallest share of promotions among candidates better by the
+stated effect, each first judged on a pilot, then on as many examples as the gate asked for.
+"""
+
+import argparse
+import functools
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from whet.evaluate.gate import Facts, judge
+from whet.evaluate.policy import CategoryPolicy, GatePolicy, ImprovementPolicy
+from whet.evaluate.results import Asked, Latency, Overlap, PartResult, SuiteResult, System
+from whet.evaluate.statistics import wilson
+from whet.evaluate.verdict import Verdict
+from whet.records import Counts, Score
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+CATEGORIES = ("annals", "letters", "laws", "poems")
+EFFECT = 0.10  # relative; the gate asks to see 5 %
+TOLERANCE = 0.1  # of a category
+KEPT = 0.03  # of the general part
+STEP = 40  # sizes are multiples of this: categories and documents stay equally large
+
+
+@dataclass(frozen=True, slots=True)
+class Simulated(SuiteResult):
+    """A result whose scores are in memory."""
+
+    answered: Mapping[str, Sequence[Score]] = field(default_factory=dict)
+
+    def scores(self, part: str) -> list[Score]:
+        return list(self.answered[part])
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """How the examples are: what is scored, how many share a document, how the systems resemble each other."""
+
+    name: str
+    kind: str
+    per_document: int = 1
+    trade: float = 1.0
+    """Factor on the candidate's inventions: what it gains there it misses elsewhere, at the same F1."""
+
+
+WORLDS = (
+    World("right or wrong", "shares"),
+    World("right or wrong, 5 a document", "shares", per_document=5),
+    World("F1", "f1"),
+    World("F1, 5 a document", "f1", per_document=5),
+    World("F1, fewer inventions and more misses", "f1", trade=0.3),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """How good a system is at a part: the quantile below which it is right, or its hits, and its inventions."""
+
+    skill: float
+    inventions: float = 0.3
+
+
+def quality_for(world: World, figure: float, is_candidate: bool) -> Quality:
+    """The quality whose true figure is this: by the normal quantile, or by bisection on a large sample."""
+    return _quality(world.kind, world.per_document, world.trade if is_candidate else 1.0, round(figure, 6))
+
+
+@functools.cache
+def _quality(kind: str, per_document: int, trade: float, figure: float) -> Quality:
+    if kind == "shares":
+        from scipy.special import ndtri
+
+        return Quality(float(ndtri(figure)))
+    low, high = -6.0, 6.0
+    for _ in range(40):
+        middle = Quality((low + high) / 2, 0.3 * trade)
+        rng = np.random.default_rng(1)
+        latent = _latent(rng, 150_000, per_document)
+        rows = _counts(rng, latent, _gold(rng, 150_000), middle, per_document)
+        tp, fp, fn = rows.sum(axis=0)
+        low, high = (middle.skill, high) if 2 * tp / (2 * tp + fp + fn) < figure else (low, middle.skill)
+    return middle
+
+
+def _latent(rng: np.random.Generator, num: int, per_document: int) -> np.ndarray:
+    """How easy each example is for everybody: most of its variance, part of that the document's."""
+    documents = np.repeat(rng.normal(size=-(-num // per_document)), per_document)[:num]
+    own = rng.normal(size=num)
+    share = 0.4 if per_document > 1 else 0.0
+    return (0.85 * share) ** 0.5 * documents + (0.85 * (1 - share)) ** 0.5 * own
+
+
+def _noise(rng: np.random.Generator, num: int, per_document: int) -> np.ndarray:
+    """How easy it is for this system alone; documents suit one system more than the other."""
+    documents = np.repeat(rng.normal(size=-(-num // per_document)), per_document)[:num]
+    share = 0.4 if per_document > 1 else 0.0
+    return (0.15 * share) ** 0.5 * documents + (0.15 * (1 - share)) ** 0.5 * rng.normal(size=num)
+
+
+def _gold(rng: np.random.Generator, num: int) -> np.ndarray:
+    return rng.poisson(1.5, num)
+
+
+def _counts(rng: np.random.Generator, latent: np.ndarray, gold: np.ndarray, of: Quality, per_document: int) -> np.ndarray:
+    chance = 1 / (1 + np.exp(-1.5 * (of.skill + latent + _noise(rng, len(latent), per_document))))
+    found = rng.binomial(gold, chance)
+    return np.stack([found, rng.poisson(of.inventions, len(latent)), gold - found], axis=1)
+
+
+@functools.cache
+def _as_counts(tp: int, fp: int, fn: int) -> Counts:
+    return Counts(tp, fp, fn)
+
+
+def draw_part(
+    rng: np.random.Generator, world: World, num: int, qualities: tuple[dict[str, Quality], dict[str, Quality]]
+) -> tuple[list[Score], list[Score]]:
+    """Both systems' scores of a part of `num` examples; a quality for each category."""
+    latent = _latent(rng, num, world.per_document)
+    categories = [CATEGORIES[(index // world.per_document) % len(CATEGORIES)] for index in range(num)]
+    gold = _gold(rng, num) if world.kind == "f1" else None
+    sides = []
+    for side in qualities:
+        skills = np.array([side[name].skill for name in categories])
+        if gold is None:
+            rights = latent + _noise(rng, num, world.per_document) < skills
+            sides.append([
+                Score(f"e{index}", "read", right=bool(right), category=category)
+                for index, (right, category) in enumerate(zip(rights, categories, strict=True))
+            ])
+            continue
+        of = Quality(0.0, side[categories[0]].inventions)
+        rows = _counts(rng, latent + skills, gold, of, world.per_document)
+        sides.append([
+            Score(f"e{index}", "read", counts={"record": _as_counts(*row)}, category=category)
+            for index, (row, category) in enumerate(zip(rows.tolist(), categories, strict=True))
+        ])
+    return sides[0], sides[1]
+
+
+def _part(name: str, role: Any, world: World, scores: Sequence[Score]) -> PartResult:
+    is_f1 = world.kind == "f1"
+    return PartResult(
+        name, role, "extraction" if is_f1 else "free_qa", ("record", "f1") if is_f1 else ("exact", "accuracy"), str(len(scores)),
+        Asked("p", "t", 64, "end of turn"), len(scores), len(scores), len(scores), 0.5, None, {},
+        {"error": 0.0, "unread": 0.0, "ungrounded": 0.0}, Latency(None, None, None, None), overlap=Overlap(0, 0, (), None),
+    )  # fmt: skip
+
+
+GENERAL = World("general", "shares")
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """What is true of a candidate: its relative gain, and its absolute losses in the general part and in one category."""
+
+    gain: float = 0.0
+    forgets: float = 0.0
+    category_loss: float = 0.0
+
+
+def draw_suite(
+    rng: np.random.Generator, world: World, candidate: Candidate, num: int, num_general: int, base: float = 0.6
+) -> tuple[Simulated, Simulated, Facts]:
+    """Live and candidate results on a fresh suite of these sizes; no general part where `num_general` is 0."""
+    live = {name: quality_for(world, base, False) for name in CATEGORIES}
+    gained = quality_for(world, base * (1 + candidate.gain), True)
+    ours = dict.fromkeys(CATEGORIES, gained)
+    if candidate.category_loss:
+        ours[CATEGORIES[0]] = quality_for(world, base - candidate.category_loss, True)
+    drawn = {"exam": (world, "task", *draw_part(rng, world, num, (live, ours)))}
+    if num_general:
+        kept = dict.fromkeys(CATEGORIES, quality_for(GENERAL, 0.5, False))
+        now = dict.fromkeys(CATEGORIES, quality_for(GENERAL, 0.5 - candidate.forgets, True))
+        drawn["general"] = (GENERAL, "general", *draw_part(rng, GENERAL, num_general, (kept, now)))
+    results = [
+        Simulated(
+            Path(side), "simulated", "f", System("model", side, {}), {name: _part(name, role, of, row[at]) for name, (of, role, *row) in drawn.items()},
+            answered={name: row[at] for name, (_, _, *row) in drawn.items()},
+        )
+        for at, side in enumerate(("live", "candidate"))
+    ]  # fmt: skip
+    groups = {f"e{index}": str(index // world.per_document) for index in range(num)}
+    return results[0], results[1], Facts({"exam": groups} if world.per_document > 1 else {})
+
+
+def policy(resamples: int, **changes: Any) -> GatePolicy:
+    improvement = ImprovementPolicy(at_least=0.05, kind="relative", effect=EFFECT)
+    return GatePolicy(**{"improvement": improvement, "resamples": resamples, "looks": 1, **changes})
+
+
+def promotes_no_better(world: World, num: int, rng: np.random.Generator, resamples: int, at_least: float = 0.05) -> bool:
+    """One candidate as good as live, one look at the whole alpha, nothing else asked for that could stop it."""
+    live, candidate, facts = draw_suite(rng, world, Candidate(), num, 0)
+    asked = ImprovementPolicy(at_least=at_least, effect=EFFECT)
+    return judge(candidate, live, policy(resamples, categories=None, improvement=asked), facts).decision == "promote"
+
+
+def promotes_peeking(world: World, rng: np.random.Generator, resamples: int, is_spent: bool, spending: Any) -> bool:
+    """One candidate as good as live, judged at 120, 240, 360, 480 examples of one growing suite; stops at a promotion."""
+    live, candidate, facts = draw_suite(rng, world, Candidate(), 480, 0)
+    asked = ImprovementPolicy(at_least=0.0, effect=EFFECT)
+    rules = policy(resamples, categories=None, improvement=asked, looks=4 if is_spent else 1, spending=spending)
+    for look, num in enumerate((120, 240, 360, 480), 1):
+        shown = [Simulated(
+            side.folder, "s", "f", side.system, {"exam": _part("exam", "task", world, side.answered["exam"][:num])},
+            answered={"exam": side.answered["exam"][:num]},
+        ) for side in (live, candidate)]  # fmt: skip
+        if judge(shown[1], shown[0], rules, Facts(facts.groups, look if is_spent else 1)).decision == "promote":
+            return True
+    return False
+
+
+def promotes_better(world: World, rng: np.random.Generator, resamples: int) -> tuple[bool, int, bool]:
+    """One candidate better by the effect that lost nothing: a pilot, then as many examples as were asked for.
+
+    Gives whether it was promoted, on how many examples of the task part, and whether it was refused.
+    """
+    rules = policy(resamples, looks=2)
+    live, candidate, facts = draw_suite(rng, world, Candidate(gain=EFFECT), 3 * STEP, 3 * STEP)
+    first = judge(candidate, live, rules, facts)
+    if first.decision != "can't tell":
+        return first.decision == "promote", 3 * STEP, first.decision == "refuse"
+    num, num_general = asked_for(first, "exam"), asked_for(first, "general")
+    live, candidate, facts = draw_suite(rng, world, Candidate(gain=EFFECT), num, num_general)
+    second = judge(candidate, live, rules, Facts(facts.groups, 2))
+    return second.decision == "promote", num, second.decision == "refuse"
+
+
+def asked_for(verdict: Verdict, part: str) -> int:
+    """Examples that a part needs for all its checks, its four categories equally large."""
+    num = 3 * STEP
+    for check in verdict.checks:
+        if check.needed and part in check.name:
+            num = max(num, check.needed * (4 if check.name.count(",") == 2 else 1))
+    return -(-num // STEP) * STEP
+
+
+def promotes_forgetful(world: World, candidate: Candidate, rng: np.random.Generator, resamples: int) -> bool:
+    """One candidate better by a lot that lost elsewhere, at a size that promotes most good ones."""
+    live, ours, facts = draw_suite(rng, world, candidate, 600, 2_000)
+    return judge(ours, live, policy(resamples), facts).decision == "promote"
+
+
+Task = tuple[str, Callable[..., Any], tuple[Any, ...], int]
+
+
+def _work(job: tuple[Callable[..., Any], tuple[Any, ...], int, int, int]) -> list[Any]:
+    call, given, seed, num, resamples = job
+    rng = np.random.default_rng(seed)
+    return [call(*given, rng, resamples) for _ in range(num)]
+
+
+def _no_better(world: World, num: int, at_least: float, rng: np.random.Generator, resamples: int) -> bool:
+    return promotes_no_better(world, num, rng, resamples, at_least)
+
+
+def _peeking(world: World, is_spent: bool, spending: str, rng: np.random.Generator, resamples: int) -> bool:
+    return promotes_peeking(world, rng, resamples, is_spent, spending)
+
+
+def run(tasks: Sequence[Task], processes: int, resamples: int, seed: int) -> dict[str, list[Any]]:
+    """The outcomes of each task's simulations, in pieces over the processes; the same for any number of them."""
+    pieces = 4
+    jobs = [
+        (call, given, seed * 1_000_003 + 7 * at + piece, -(-num // pieces), resamples)
+        for at, (_, call, given, num) in enumerate(tasks)
+        for piece in range(pieces)
+    ]
+    with multiprocessing.Pool(processes) as pool:
+        done = pool.map(_work, jobs, chunksize=1)
+    return {name: [row for piece in done[pieces * at : pieces * at + pieces] for row in piece] for at, (name, *_) in enumerate(tasks)}
+
+
+def say(name: str, outcomes: Sequence[bool]) -> float:
+    share, around = sum(outcomes) / len(outcomes), wilson(sum(outcomes), len(outcomes))
+    print(f"{name:<62} {100 * share:5.1f} %  [{100 * around.low:.1f}, {100 * around.high:.1f}]  of {len(outcomes)}", flush=True)
+    return share
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true", help="fewer simulations: within 5 minutes on 2 cores")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    began = time.monotonic()
+    scale = 1 if options.quick else 6
+    resamples = 999 if options.quick else 1_999
+    nulls: list[Task] = [
+        (f"no better, {world.name}, {num} examples", _no_better, (world, num, 0.05), 800 * scale)
+        for world in WORLDS for num in (40, 120, 400)
+    ]  # fmt: skip
+    bare: list[Task] = [
+        (f"no better, {world.name}, 400, any gain asked", _no_better, (world, 400, 0.0), 800 * scale) for world in WORLDS
+    ]
+    peeks: list[Task] = [
+        (f"no better, four looks ({spending}), {world.name}", _peeking, (world, True, spending), 500 * scale)
+        for world in WORLDS[:4] for spending in ("even", "late")
+    ]  # fmt: skip
+    naive: list[Task] = [("no better, four looks that nobody counts, right or wrong", _peeking, (WORLDS[0], False, "even"), 500 * scale)]
+    powers: list[Task] = [(f"better by 10 %, {world.name}", promotes_better, (world,), 150 * scale) for world in WORLDS]
+    losses: list[Task] = [
+        (f"better by 20 %, {words}", promotes_forgetful, (WORLDS[0], truth), 250 * scale)
+        for words, truth in (
+            ("general part lost its tolerance (0.03)", Candidate(0.2, KEPT)),
+            ("general part lost twice that", Candidate(0.2, 2 * KEPT)),
+            ("one category lost its tolerance (0.10)", Candidate(0.2, 0.0, TOLERANCE)),
+            ("one category lost twice that", Candidate(0.2, 0.0, 2 * TOLERANCE)),
+            ("nothing lost", Candidate(0.2)),
+        )
+    ]
+    found = run([*nulls, *bare, *peeks, *naive, *powers, *losses], options.processes, resamples, options.seed)
+    shares = {name: say(name, found[name]) for name, *_ in [*nulls, *bare, *peeks, *naive]}
+    sizes = {}
+    for name, *_ in powers:
+        shares[name] = say(name, [row[0] for row in found[name]])
+        sizes[name] = float(np.median([row[1] for row in found[name]]))
+        print(f"{'':<62} median size {sizes[name]:.0f}, refused {np.mean([row[2] for row in found[name]]):.1%}")
+    shares |= {name: say(name, found[name]) for name, *_ in losses}
+    print(json.dumps({
+        "false_promotions": max(shares[name] for name, *_ in nulls),
+        "false_promotions_any_gain": max(shares[name] for name, *_ in bare),
+        "false_promotions_peeking": max(shares[name] for name, *_ in peeks),
+        "false_promotions_uncounted_peeking": shares[naive[0][0]],
+        "power": min(shares[name] for name, *_ in powers),
+        "power_mean": float(np.mean([shares[name] for name, *_ in powers])),
+        "forgetting_promoted": max(shares[name] for name, *_ in losses[:-1]),
+        "not_forgetting_promoted": shares[losses[-1][0]],
+        "simulations": sum(len(rows) for rows in found.values()),
+        "seconds": round(time.monotonic() - began, 1),
+    }))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
