@@ -142,17 +142,21 @@ def draw_part(
         skills = np.array([side[name].skill for name in categories])
         if gold is None:
             rights = latent + _noise(rng, num, world.per_document) < skills
-            sides.append([
-                Score(f"e{index}", "read", right=bool(right), category=category)
-                for index, (right, category) in enumerate(zip(rights, categories, strict=True))
-            ])
+            sides.append(
+                [
+                    Score(f"e{index}", "read", right=bool(right), category=category)
+                    for index, (right, category) in enumerate(zip(rights, categories, strict=True))
+                ]
+            )
             continue
         of = Quality(0.0, side[categories[0]].inventions)
         rows = _counts(rng, latent + skills, gold, of, world.per_document)
-        sides.append([
-            Score(f"e{index}", "read", counts={"record": _as_counts(*row)}, category=category)
-            for index, (row, category) in enumerate(zip(rows.tolist(), categories, strict=True))
-        ])
+        sides.append(
+            [
+                Score(f"e{index}", "read", counts={"record": _as_counts(*row)}, category=category)
+                for index, (row, category) in enumerate(zip(rows.tolist(), categories, strict=True))
+            ]
+        )
     return sides[0], sides[1]
 
 
@@ -287,7 +291,9 @@ def run(tasks: Sequence[Task], processes: int, resamples: int, seed: int) -> dic
     ]
     with multiprocessing.Pool(processes) as pool:
         done = pool.map(_work, jobs, chunksize=1)
-    return {name: [row for piece in done[pieces * at : pieces * at + pieces] for row in piece] for at, (name, *_) in enumerate(tasks)}
+    return {
+        name: [row for piece in done[pieces * at : pieces * at + pieces] for row in piece] for at, (name, *_) in enumerate(tasks)
+    }
 
 
 def say(name: str, outcomes: Sequence[bool]) -> float:
@@ -316,7 +322,9 @@ def main() -> None:
         (f"no better, four looks ({spending}), {world.name}", _peeking, (world, True, spending), 500 * scale)
         for world in WORLDS[:4] for spending in ("even", "late")
     ]  # fmt: skip
-    naive: list[Task] = [("no better, four looks that nobody counts, right or wrong", _peeking, (WORLDS[0], False, "even"), 500 * scale)]
+    naive: list[Task] = [
+        ("no better, four looks that nobody counts, right or wrong", _peeking, (WORLDS[0], False, "even"), 500 * scale)
+    ]
     powers: list[Task] = [(f"better by 10 %, {world.name}", promotes_better, (world,), 150 * scale) for world in WORLDS]
     losses: list[Task] = [
         (f"better by 20 %, {words}", promotes_forgetful, (WORLDS[0], truth), 250 * scale)

@@ -32,10 +32,12 @@ def check_overlap(name: str, part: PartResult, limit: float) -> Check:
     title = f"overlap with training data, {name}"
     if part.overlap is None:
         return Check(title, "can't tell", None, limit, "nobody compared the questions with the candidate's training data")
-    num = len(part.overlap.ids) or part.overlap.num_exact + part.overlap.num_near
+    num = max(len(part.overlap.ids), part.overlap.num_exact + part.overlap.num_near)
     share = num / part.num_asked if part.num_asked else 0.0
     words = f"{num} of {part.num_asked} questions stand in the training data ({part.overlap.num_exact} word for word)"
-    return Check(title, "pass" if share <= limit else "fail", share, limit, words if num else "no question does", num=part.num_asked)
+    return Check(
+        title, "pass" if share <= limit else "fail", share, limit, words if num else "no question does", num=part.num_asked
+    )
 
 
 def check_rates(name: str, candidate: PartResult, live: PartResult, policy: GatePolicy) -> Iterator[Check]:

@@ -32,10 +32,12 @@ class Facts:
     """What the results themselves do not hold.
 
     groups: for each part the group (document) of each example id. look: which look at this candidate this is, from 1.
+    is_plan_changed: whether it was judged by another plan before (`GatePolicy.plan`).
     """
 
     groups: Mapping[str, Mapping[str, Hashable]] = field(default_factory=dict)
     look: int = 1
+    is_plan_changed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,9 @@ def judge(candidate: SuiteResult, live: SuiteResult, policy: GatePolicy, facts: 
     checks = list(_check_looks(policy, facts))
     paired: dict[str, Pairs] = {}
     for name in names:
-        side = next((side for side, result in (("candidate", candidate), ("live system", live)) if name not in result.parts), None)
+        side = next(
+            (side for side, result in (("candidate", candidate), ("live system", live)) if name not in result.parts), None
+        )
         if side:
             checks.append(Check(f"part {name}", "can't tell", None, None, f"the {side} was never asked it"))
             continue
@@ -100,7 +104,9 @@ def metric_part(candidate: SuiteResult, live: SuiteResult, policy: GatePolicy) -
     tasks = [name for name, part in known.items() if part.role == "task"]
     if len(tasks) != 1:
         raise InputError(
-            str(candidate.folder), f"has {len(tasks)} task parts", f"Name the one that decides with improvement.part: {', '.join(known)}"
+            str(candidate.folder),
+            f"has {len(tasks)} task parts",
+            f"Name the one that decides with improvement.part: {', '.join(known)}",
         )
     return tasks[0]
 
@@ -113,9 +119,7 @@ def headline_of(part: PartResult, name: str, metric: str, policy: GatePolicy) ->
     return wanted.measure or part.headline[0], wanted.figure or part.headline[1]
 
 
-def pair_part(
-    candidate: SuiteResult, live: SuiteResult, name: str, policy: GatePolicy, facts: Facts, metric: str
-) -> Pairs:
+def pair_part(candidate: SuiteResult, live: SuiteResult, name: str, policy: GatePolicy, facts: Facts, metric: str) -> Pairs:
     """Both systems' outcomes on one part, without the questions that stand in either's training data."""
     ours, theirs = candidate.parts[name], live.parts[name]
     leaked = {id_ for part in (ours, theirs) if part.overlap for id_ in part.overlap.ids}
@@ -184,6 +188,9 @@ def _check_looks(policy: GatePolicy, facts: Facts) -> Iterator[Check]:
     else:
         words = f"this would be look {facts.look}, the policy has {policy.looks}: whoever looks often enough finds something"
         yield Check("looks", "fail", facts.look, policy.looks, words)
+    if facts.is_plan_changed:
+        words = "this candidate was judged before by another plan; what is asked for is settled before the first look"
+        yield Check("same plan", "can't tell", None, None, words)
 
 
 def _check_left_out(name: str, pairs: Pairs, policy: GatePolicy) -> Check:
@@ -196,7 +203,9 @@ def _check_left_out(name: str, pairs: Pairs, policy: GatePolicy) -> Check:
 
 def _improvement_of(part: PartResult, policy: GatePolicy) -> str:
     measure, figure = headline_of(part, part.name, part.name, policy)
-    return f"improvement of {part.name} " + (figure if measure in (figure, "exact") else f"{measure} {figure.replace('f1', 'F1')}")
+    return f"improvement of {part.name} " + (
+        figure if measure in (figure, "exact") else f"{measure} {figure.replace('f1', 'F1')}"
+    )
 
 
 def _check_improvement(title: str, pairs: Pairs, policy: GatePolicy, alpha: float, each: float) -> Check:
@@ -204,7 +213,11 @@ def _check_improvement(title: str, pairs: Pairs, policy: GatePolicy, alpha: floa
     evidence = weigh(pairs, policy.seed, policy.resamples)
     wanted, effect = wanted_of(evidence, policy)
     bounds, p_value, seen = evidence.bounds(alpha), evidence.p_better(), evidence.difference
-    asked = f"{100 * policy.improvement.at_least:g} % {policy.improvement.kind}" if policy.improvement.kind == "relative" else "absolute"
+    asked = (
+        f"{100 * policy.improvement.at_least:g} % {policy.improvement.kind}"
+        if policy.improvement.kind == "relative"
+        else "absolute"
+    )
     words = (
         f"{evidence.candidate:.3f} against {evidence.live:.3f}, {say_signed(seen)} (bounds {say_signed(bounds.low)} and "
         f"{say_signed(bounds.high)}, p = {p_value:.2g}); asked for at least {say_signed(wanted)} ({asked}) and a lower bound above 0"

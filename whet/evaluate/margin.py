@@ -257,9 +257,7 @@ def _tail(z: float, freedom: int | None) -> float:
     return float(special.stdtr(freedom, -z)) if freedom > 0 else 1.0
 
 
-def _swap(
-    gaps: NDArray[np.float64], differ: Callable[[NDArray[np.float64]], NDArray[np.float64]], seed: int, num: int
-) -> float:
+def _swap(gaps: NDArray[np.float64], differ: Callable[[NDArray[np.float64]], NDArray[np.float64]], seed: int, num: int) -> float:
     """One-sided p-value of a difference when each unit's two outcomes may be swapped; `differ` maps summed gaps to it."""
     if not (gaps != 0).any():
         return 1.0

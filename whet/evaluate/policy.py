@@ -1,7 +1,7 @@
 """What a candidate must show before it goes live: the settings of the gate, and how much doubt each look may spend."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 from scipy import special
@@ -134,6 +134,11 @@ class GatePolicy(Settings):
     """Resamples of bootstrap and permutation tests."""
     seed: int = Field(default=0, ge=0)
     """Seed of the resamples."""
+
+    def plan(self) -> dict[str, Any]:
+        """What must stay as it was at the first look, or the levels say nothing: what is asked for, and how doubt is spent."""
+        kept = {"improvement", "categories", "forgetting", "alpha", "looks", "spending"}
+        return self.model_dump(mode="json", include=kept)
 
     def alpha_at(self, look: int) -> float:
         """What look 1, 2, ... may spend: the parts add up to `alpha`, so that by Bonferroni's inequality no number of looks promotes
