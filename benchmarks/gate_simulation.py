@@ -2,8 +2,8 @@
 
     python benchmarks/gate_simulation.py --quick
 
-Systems answer simulated suites: right or wrong, or counts of records; examples alone, or in documents whose examples resemble each
-other. A task part in four categories decides, a general part is watched. Nothing of the gate is replaced: only the scores
+Systems answer simulated suites: right or wrong, or counts of records; examples alone, or in documents whose examples resemble
+each other. A task part in four categories decides, a general part is watched. Nothing of the gate is replaced: only the scores
 are drawn instead of read. The last line is one JSON object.
 
 false_promotions: the largest share of promotions among candidates that are exactly as good as the live system, over all worlds
@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from whet.evaluate.gate import Facts, judge
-from whet.evaluate.policy import CategoryPolicy, GatePolicy, ImprovementPolicy
+from whet.evaluate.policy import GatePolicy, ImprovementPolicy
 from whet.evaluate.results import Asked, Latency, Overlap, PartResult, SuiteResult, System
 from whet.evaluate.statistics import wilson
 from whet.evaluate.verdict import Verdict
@@ -90,11 +90,11 @@ def _quality(kind: str, per_document: int, trade: float, figure: float) -> Quali
 
         return Quality(float(ndtri(figure)))
     low, high = -6.0, 6.0
-    for _ in range(40):
+    for _ in range(14):
         middle = Quality((low + high) / 2, 0.3 * trade)
         rng = np.random.default_rng(1)
-        latent = _latent(rng, 150_000, per_document)
-        rows = _counts(rng, latent, _gold(rng, 150_000), middle, per_document)
+        latent = _latent(rng, 100_000, per_document)
+        rows = _counts(rng, latent, _gold(rng, 100_000), middle, per_document)
         tp, fp, fn = rows.sum(axis=0)
         low, high = (middle.skill, high) if 2 * tp / (2 * tp + fp + fn) < figure else (low, middle.skill)
     return middle
@@ -131,37 +131,35 @@ def _as_counts(tp: int, fp: int, fn: int) -> Counts:
 
 
 def draw_part(
-    rng: np.random.Generator, world: World, num: int, qualities: tuple[dict[str, Quality], dict[str, Quality]]
-) -> tuple[list[Score], list[Score]]:
-    """Both systems' scores of a part of `num` examples; a quality for each category."""
+    rng: np.random.Generator, world: World, start: int, stop: int, qualities: tuple[dict[str, Quality], dict[str, Quality]]
+) -> list[list[Score]]:
+    """Both systems' scores of examples `start` to `stop` of a part; a quality for each category."""
+    num = stop - start
     latent = _latent(rng, num, world.per_document)
-    categories = [CATEGORIES[(index // world.per_document) % len(CATEGORIES)] for index in range(num)]
+    categories = [CATEGORIES[(index // world.per_document) % len(CATEGORIES)] for index in range(start, stop)]
     gold = _gold(rng, num) if world.kind == "f1" else None
     sides = []
     for side in qualities:
         skills = np.array([side[name].skill for name in categories])
         if gold is None:
-            rights = latent + _noise(rng, num, world.per_document) < skills
-            sides.append(
-                [
-                    Score(f"e{index}", "read", right=bool(right), category=category)
-                    for index, (right, category) in enumerate(zip(rights, categories, strict=True))
-                ]
-            )
-            continue
-        of = Quality(0.0, side[categories[0]].inventions)
-        rows = _counts(rng, latent + skills, gold, of, world.per_document)
-        sides.append(
-            [
-                Score(f"e{index}", "read", counts={"record": _as_counts(*row)}, category=category)
-                for index, (row, category) in enumerate(zip(rows.tolist(), categories, strict=True))
+            rights = (latent + _noise(rng, num, world.per_document) < skills).tolist()
+            rows = [
+                Score(f"e{start + at}", "read", right=right, category=category)
+                for at, (right, category) in enumerate(zip(rights, categories, strict=True))
             ]
-        )
-    return sides[0], sides[1]
+        else:
+            inventions = next(iter(side.values())).inventions
+            counts = _counts(rng, latent + skills, gold, Quality(0.0, inventions), world.per_document).tolist()
+            rows = [
+                Score(f"e{start + at}", "read", counts={"record": _as_counts(*row)}, category=category)
+                for at, (row, category) in enumerate(zip(counts, categories, strict=True))
+            ]
+        sides.append(rows)
+    return sides
 
 
-def _part(name: str, role: Any, world: World, scores: Sequence[Score]) -> PartResult:
-    is_f1 = world.kind == "f1"
+def _part(name: str, world: World, scores: Sequence[Score]) -> PartResult:
+    is_f1, role = world.kind == "f1", "general" if name == "general" else "task"
     return PartResult(
         name, role, "extraction" if is_f1 else "free_qa", ("record", "f1") if is_f1 else ("exact", "accuracy"), str(len(scores)),
         Asked("p", "t", 64, "end of turn"), len(scores), len(scores), len(scores), 0.5, None, {},
@@ -181,29 +179,43 @@ class Candidate:
     category_loss: float = 0.0
 
 
-def draw_suite(
-    rng: np.random.Generator, world: World, candidate: Candidate, num: int, num_general: int, base: float = 0.6
-) -> tuple[Simulated, Simulated, Facts]:
-    """Live and candidate results on a fresh suite of these sizes; no general part where `num_general` is 0."""
-    live = {name: quality_for(world, base, False) for name in CATEGORIES}
-    gained = quality_for(world, base * (1 + candidate.gain), True)
-    ours = dict.fromkeys(CATEGORIES, gained)
+Drawn = dict[str, list[list[Score]]]
+"""Each part's scores, of the live system and of the candidate."""
+
+
+def grow(
+    rng: np.random.Generator, world: World, candidate: Candidate, drawn: Drawn, num: int, num_general: int, base: float = 0.6
+) -> Drawn:
+    """The suite grown to these sizes: what was asked before stays; no general part where `num_general` is 0."""
+    live = dict.fromkeys(CATEGORIES, quality_for(world, base, False))
+    ours = dict.fromkeys(CATEGORIES, quality_for(world, base * (1 + candidate.gain), True))
     if candidate.category_loss:
         ours[CATEGORIES[0]] = quality_for(world, base - candidate.category_loss, True)
-    drawn = {"exam": (world, "task", *draw_part(rng, world, num, (live, ours)))}
-    if num_general:
-        kept = dict.fromkeys(CATEGORIES, quality_for(GENERAL, 0.5, False))
-        now = dict.fromkeys(CATEGORIES, quality_for(GENERAL, 0.5 - candidate.forgets, True))
-        drawn["general"] = (GENERAL, "general", *draw_part(rng, GENERAL, num_general, (kept, now)))
-    results = [
+    kept = dict.fromkeys(CATEGORIES, quality_for(GENERAL, 0.5, False))
+    now = dict.fromkeys(CATEGORIES, quality_for(GENERAL, 0.5 - candidate.forgets, True))
+    grown: Drawn = {}
+    for name, of, qualities, size in (("exam", world, (live, ours), num), ("general", GENERAL, (kept, now), num_general)):
+        before = drawn.get(name, [[], []])
+        if size > len(before[0]):
+            new = draw_part(rng, of, len(before[0]), size, qualities)
+            grown[name] = [old + more for old, more in zip(before, new, strict=True)]
+        elif before[0]:
+            grown[name] = before
+    return grown
+
+
+def decide(world: World, drawn: Drawn, rules: GatePolicy, look: int = 1) -> Verdict:
+    """What the gate says to these scores."""
+    sides = [
         Simulated(
-            Path(side), "simulated", "f", System("model", side, {}), {name: _part(name, role, of, row[at]) for name, (of, role, *row) in drawn.items()},
-            answered={name: row[at] for name, (_, _, *row) in drawn.items()},
+            Path(label), "simulated", "f", System("model", label, {}),
+            {name: _part(name, world if name == "exam" else GENERAL, rows[at]) for name, rows in drawn.items()},
+            answered={name: rows[at] for name, rows in drawn.items()},
         )
-        for at, side in enumerate(("live", "candidate"))
+        for at, label in enumerate(("live", "candidate"))
     ]  # fmt: skip
-    groups = {f"e{index}": str(index // world.per_document) for index in range(num)}
-    return results[0], results[1], Facts({"exam": groups} if world.per_document > 1 else {})
+    groups = {score.example_id: int(score.example_id[1:]) // world.per_document for score in drawn["exam"][0]}
+    return judge(sides[1], sides[0], rules, Facts({"exam": groups} if world.per_document > 1 else {}, look))
 
 
 def policy(resamples: int, **changes: Any) -> GatePolicy:
@@ -211,42 +223,41 @@ def policy(resamples: int, **changes: Any) -> GatePolicy:
     return GatePolicy(**{"improvement": improvement, "resamples": resamples, "looks": 1, **changes})
 
 
-def promotes_no_better(world: World, num: int, rng: np.random.Generator, resamples: int, at_least: float = 0.05) -> bool:
+def promotes_no_better(world: World, num: int, at_least: float, rng: np.random.Generator, resamples: int) -> bool:
     """One candidate as good as live, one look at the whole alpha, nothing else asked for that could stop it."""
-    live, candidate, facts = draw_suite(rng, world, Candidate(), num, 0)
     asked = ImprovementPolicy(at_least=at_least, effect=EFFECT)
-    return judge(candidate, live, policy(resamples, categories=None, improvement=asked), facts).decision == "promote"
+    drawn = grow(rng, world, Candidate(), {}, num, 0)
+    return decide(world, drawn, policy(resamples, categories=None, improvement=asked)).decision == "promote"
 
 
-def promotes_peeking(world: World, rng: np.random.Generator, resamples: int, is_spent: bool, spending: Any) -> bool:
-    """One candidate as good as live, judged at 120, 240, 360, 480 examples of one growing suite; stops at a promotion."""
-    live, candidate, facts = draw_suite(rng, world, Candidate(), 480, 0)
-    asked = ImprovementPolicy(at_least=0.0, effect=EFFECT)
-    rules = policy(resamples, categories=None, improvement=asked, looks=4 if is_spent else 1, spending=spending)
+def promotes_peeking(world: World, spending: Any, rng: np.random.Generator, resamples: int) -> bool:
+    """One candidate as good as live, judged at 120, 240, 360, 480 examples of one growing suite; stops at a promotion.
+
+    Any gain is enough, so that only the looks' levels stand between it and going live; spending None counts no looks.
+    """
+    rules = policy(resamples, categories=None, improvement=ImprovementPolicy(at_least=0.0, effect=EFFECT))
+    if spending is not None:
+        rules = rules.model_copy(update={"looks": 4, "spending": spending})
+    drawn: Drawn = {}
     for look, num in enumerate((120, 240, 360, 480), 1):
-        shown = [Simulated(
-            side.folder, "s", "f", side.system, {"exam": _part("exam", "task", world, side.answered["exam"][:num])},
-            answered={"exam": side.answered["exam"][:num]},
-        ) for side in (live, candidate)]  # fmt: skip
-        if judge(shown[1], shown[0], rules, Facts(facts.groups, look if is_spent else 1)).decision == "promote":
+        drawn = grow(rng, world, Candidate(), drawn, num, 0)
+        if decide(world, drawn, rules, look if spending is not None else 1).decision == "promote":
             return True
     return False
 
 
 def promotes_better(world: World, rng: np.random.Generator, resamples: int) -> tuple[bool, int, bool]:
-    """One candidate better by the effect that lost nothing: a pilot, then as many examples as were asked for.
+    """One candidate better by the effect that lost nothing: a pilot, then the suite grown to what was asked for.
 
     Gives whether it was promoted, on how many examples of the task part, and whether it was refused.
     """
-    rules = policy(resamples, looks=2)
-    live, candidate, facts = draw_suite(rng, world, Candidate(gain=EFFECT), 3 * STEP, 3 * STEP)
-    first = judge(candidate, live, rules, facts)
-    if first.decision != "can't tell":
-        return first.decision == "promote", 3 * STEP, first.decision == "refuse"
-    num, num_general = asked_for(first, "exam"), asked_for(first, "general")
-    live, candidate, facts = draw_suite(rng, world, Candidate(gain=EFFECT), num, num_general)
-    second = judge(candidate, live, rules, Facts(facts.groups, 2))
-    return second.decision == "promote", num, second.decision == "refuse"
+    rules, truth = policy(resamples, looks=2), Candidate(gain=EFFECT)
+    drawn = grow(rng, world, truth, {}, 3 * STEP, 3 * STEP)
+    found = decide(world, drawn, rules)
+    if found.decision == "can't tell":
+        drawn = grow(rng, world, truth, drawn, asked_for(found, "exam"), asked_for(found, "general"))
+        found = decide(world, drawn, rules, 2)
+    return found.decision == "promote", len(drawn["exam"][0]), found.decision == "refuse"
 
 
 def asked_for(verdict: Verdict, part: str) -> int:
@@ -260,11 +271,11 @@ def asked_for(verdict: Verdict, part: str) -> int:
 
 def promotes_forgetful(world: World, candidate: Candidate, rng: np.random.Generator, resamples: int) -> bool:
     """One candidate better by a lot that lost elsewhere, at a size that promotes most good ones."""
-    live, ours, facts = draw_suite(rng, world, candidate, 600, 2_000)
-    return judge(ours, live, policy(resamples), facts).decision == "promote"
+    drawn = grow(rng, world, candidate, {}, 1_000, 3_000)
+    return decide(world, drawn, policy(resamples)).decision == "promote"
 
 
-Task = tuple[str, Callable[..., Any], tuple[Any, ...], int]
+Task = tuple[str, Callable[..., Any], tuple[Any, ...], float]
 
 
 def _work(job: tuple[Callable[..., Any], tuple[Any, ...], int, int, int]) -> list[Any]:
@@ -273,19 +284,11 @@ def _work(job: tuple[Callable[..., Any], tuple[Any, ...], int, int, int]) -> lis
     return [call(*given, rng, resamples) for _ in range(num)]
 
 
-def _no_better(world: World, num: int, at_least: float, rng: np.random.Generator, resamples: int) -> bool:
-    return promotes_no_better(world, num, rng, resamples, at_least)
-
-
-def _peeking(world: World, is_spent: bool, spending: str, rng: np.random.Generator, resamples: int) -> bool:
-    return promotes_peeking(world, rng, resamples, is_spent, spending)
-
-
 def run(tasks: Sequence[Task], processes: int, resamples: int, seed: int) -> dict[str, list[Any]]:
     """The outcomes of each task's simulations, in pieces over the processes; the same for any number of them."""
     pieces = 4
     jobs = [
-        (call, given, seed * 1_000_003 + 7 * at + piece, -(-num // pieces), resamples)
+        (call, given, seed * 1_000_003 + 7 * at + piece, max(1, round(num / pieces)), resamples)
         for at, (_, call, given, num) in enumerate(tasks)
         for piece in range(pieces)
     ]
@@ -306,24 +309,25 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="fewer simulations: within 5 minutes on 2 cores")
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--scale", type=float, help="times as many simulations as --quick (6 without it)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     began = time.monotonic()
-    scale = 1 if options.quick else 6
+    scale = options.scale or (1 if options.quick else 6)
     resamples = 999 if options.quick else 1_999
     nulls: list[Task] = [
-        (f"no better, {world.name}, {num} examples", _no_better, (world, num, 0.05), 800 * scale)
+        (f"no better, {world.name}, {num} examples", promotes_no_better, (world, num, 0.05), 800 * scale)
         for world in WORLDS for num in (40, 120, 400)
     ]  # fmt: skip
     bare: list[Task] = [
-        (f"no better, {world.name}, 400, any gain asked", _no_better, (world, 400, 0.0), 800 * scale) for world in WORLDS
+        (f"no better, {world.name}, 400, any gain asked", promotes_no_better, (world, 400, 0.0), 800 * scale) for world in WORLDS
     ]
     peeks: list[Task] = [
-        (f"no better, four looks ({spending}), {world.name}", _peeking, (world, True, spending), 500 * scale)
+        (f"no better, four looks ({spending}), {world.name}", promotes_peeking, (world, spending), 500 * scale)
         for world in WORLDS[:4] for spending in ("even", "late")
     ]  # fmt: skip
     naive: list[Task] = [
-        ("no better, four looks that nobody counts, right or wrong", _peeking, (WORLDS[0], False, "even"), 500 * scale)
+        ("no better, four looks that nobody counts, right or wrong", promotes_peeking, (WORLDS[0], None), 500 * scale)
     ]
     powers: list[Task] = [(f"better by 10 %, {world.name}", promotes_better, (world,), 150 * scale) for world in WORLDS]
     losses: list[Task] = [

@@ -57,13 +57,12 @@ def check_rates(name: str, candidate: PartResult, live: PartResult, policy: Gate
         if limit is None or (kind == "ungrounded" and candidate.task != "extraction"):
             continue
         rate = candidate.rates.get(kind)
-        if candidate.role == "general":
-            limit = min(1.0, limit + live.rates.get(kind, 0.0))
+        allowed = min(1.0, limit + live.rates.get(kind, 0.0)) if candidate.role == "general" else limit
         if rate is None:
-            yield Check(f"{kind}, {name}", "can't tell", None, limit, "nobody counted them")
+            yield Check(f"{kind}, {name}", "can't tell", None, allowed, "nobody counted them")
             continue
-        words = f"{rate:.1%} {kind}, {limit:.1%} may be"
-        yield Check(f"{kind}, {name}", "pass" if rate <= limit else "fail", rate, limit, words)
+        words = f"{rate:.1%} {kind}, {allowed:.1%} may be"
+        yield Check(f"{kind}, {name}", "pass" if rate <= allowed else "fail", rate, allowed, words)
 
 
 def check_constant(name: str, part: PartResult) -> Iterator[Check]:

@@ -2,9 +2,9 @@
 
 A promotion claims two things: that the candidate is better on the named metric, and that no other part and no category lost more
 than its tolerance. Each claim is tested by itself at the same level, and all must hold: an intersection-union test, which needs
-no correction for the number of claims, since a promotion is wrong only if some claim is false, and that one passes with probability
-alpha at most (Berger 1982, Technometrics 24:295). To refuse for a loss, one of many tests is enough, and many tests find
-something by chance: there the p-values are Holm's.
+no correction for the number of claims, since a promotion is wrong only if some claim is false, and that one passes with
+probability alpha at most (Berger 1982, Technometrics 24:295). To refuse for a loss, one of many tests is enough, and many
+tests find something by chance: there the p-values are Holm's.
 """
 
 import difflib
@@ -213,14 +213,12 @@ def _check_improvement(title: str, pairs: Pairs, policy: GatePolicy, alpha: floa
     evidence = weigh(pairs, policy.seed, policy.resamples)
     wanted, effect = wanted_of(evidence, policy)
     bounds, p_value, seen = evidence.bounds(alpha), evidence.p_better(), evidence.difference
-    asked = (
-        f"{100 * policy.improvement.at_least:g} % {policy.improvement.kind}"
-        if policy.improvement.kind == "relative"
-        else "absolute"
-    )
+    kind, share = policy.improvement.kind, policy.improvement.at_least
+    asked = f"{100 * share:g} % relative" if kind == "relative" else kind
     words = (
         f"{evidence.candidate:.3f} against {evidence.live:.3f}, {say_signed(seen)} (bounds {say_signed(bounds.low)} and "
-        f"{say_signed(bounds.high)}, p = {p_value:.2g}); asked for at least {say_signed(wanted)} ({asked}) and a lower bound above 0"
+        f"{say_signed(bounds.high)}, p = {p_value:.2g}); asked for at least {say_signed(wanted)} ({asked}) and a lower bound "
+        "above 0"
     )
     if wanted >= 1 - evidence.live:
         words += f"; only {say_signed(1 - evidence.live)} is left to gain, so ask for less"

@@ -20,8 +20,8 @@ class Pairs:
 
     figure: "accuracy", whose outcomes are 0 or 1 [examples], or "precision", "recall" or "f1", whose outcomes are counts
     tp, fp, fn [examples, 3]. groups: number of each example's group [examples], None where each is its own.
-    num_left_out: examples that one of the two did not answer in a way that can be scored. num_leaked: examples left out because they stand
-    in training data.
+    num_left_out: examples that one of the two did not answer in a way that can be scored. num_leaked: examples left out because
+    they stand in training data.
     """
 
     figure: str

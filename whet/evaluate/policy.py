@@ -46,7 +46,7 @@ class CategoryPolicy(Settings):
 
     tolerance: float = Field(default=0.1, gt=0, lt=1)
     """Largest loss of a category's figure, absolute, that must be excluded."""
-    by_name: dict[str, float] = {}
+    by_name: dict[str, float] = Field(default_factory=dict)
     """Another tolerance for single categories, by name."""
     pool_below: int = Field(default=0, ge=0)
     """Categories with fewer examples than this are judged together, as one; 0 judges each by itself."""
@@ -64,7 +64,7 @@ class ForgettingPolicy(Settings):
 
     tolerance: float = Field(default=0.03, gt=0, lt=1)
     """Largest loss of a part's headline, absolute, that must be excluded."""
-    by_part: dict[str, float] = {}
+    by_part: dict[str, float] = Field(default_factory=dict)
     """Another tolerance for single parts, by name."""
 
     @model_validator(mode="after")
@@ -118,14 +118,15 @@ class GatePolicy(Settings):
     limits: LimitPolicy = LimitPolicy()
     """What it may cost in time and space."""
     overlap: float | None = Field(default=0.0, ge=0, lt=1)
-    """Largest share of a part's questions that may stand in the candidate's training data; such questions decide nothing. Where nobody
-    looked, the gate can't tell. null does not ask."""
+    """Largest share of a part's questions that may stand in the candidate's training data; such questions decide nothing.
+    Where nobody looked, the gate can't tell. null does not ask."""
     allow_changes: tuple[Changeable, ...] = ()
     """In what the candidate may be asked otherwise than the live system."""
     alpha: float = Field(default=0.05, gt=0, lt=0.5)
-    """Largest probability that a candidate that is no better, or that lost more than a tolerance, is promoted, all looks together."""
+    """Largest probability that a candidate that is no better, or lost more than a tolerance, is promoted, all looks together."""
     power: float = Field(default=0.8, gt=0.5, lt=1)
-    """Probability with which a candidate better by `improvement.effect` that lost nothing is promoted at the size asked for."""
+    """Probability with which a candidate better by `improvement.effect` that lost nothing is promoted at the size asked
+    for."""
     looks: int = Field(default=2, ge=1, le=20)
     """How often a candidate may be judged while the suite grows."""
     spending: Literal["even", "late"] = "even"
@@ -141,8 +142,8 @@ class GatePolicy(Settings):
         return self.model_dump(mode="json", include=kept)
 
     def alpha_at(self, look: int) -> float:
-        """What look 1, 2, ... may spend: the parts add up to `alpha`, so that by Bonferroni's inequality no number of looks promotes
-        more bad candidates, however much the suite grows between them.
+        """What look 1, 2, ... may spend: the parts add up to `alpha`, so that by Bonferroni's inequality no number of looks
+        promotes more bad candidates, however much the suite grows between them.
 
         late: the increments of Lan and DeMets' spending function of O'Brien and Fleming's kind at equal steps (Lan and
         DeMets 1983, Biometrika 70:659). Their correlation is not used, which costs a little power and needs no plan.

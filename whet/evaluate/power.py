@@ -1,4 +1,4 @@
-"""How many examples a wanted effect needs, and how small a difference a suite can show: said before the run, or after too small a one.
+"""How many examples a wanted effect needs, and how small a difference a suite can show, before the run or after too small a one.
 
 alpha: one-sided probability of calling a candidate better (or no worse) that is not. power: probability of finding the
 effect where it is there. discordance: share of the examples on which the two systems differ in being right.
@@ -12,8 +12,8 @@ from scipy import special, stats
 from whet.evaluate.margin import CountsEvidence, Evidence, Shares, tango_z
 
 CAUTION = 0.8
-"""How sure a pilot's discordance or spread must be to lie below what is planned with: a size planned on the estimate itself is too
-small in half of the cases (Browne 1995, Stat. Med. 14:1933)."""
+"""How sure a pilot's discordance or spread must be to lie below what is planned with: a size planned on the estimate
+itself is too small in half of the cases (Browne 1995, Stat. Med. 14:1933)."""
 MOST = 10_000_000  # examples; a plan that needs more is no plan
 TYPICAL_DISCORDANCE = 0.2
 
@@ -80,8 +80,8 @@ def needed_units(spread: float, effect: float, alpha: float, power: float, at_le
     """Fewest units at which a mean difference `effect` is found above zero, and seen to be `at_least`.
 
     spread: standard deviation of one unit's part in the difference. Normal approximation with Guenther's correction for
-    Student's distribution (Guenther 1981, Am. Stat. 35:243). However small the spread is, as many units are asked for as exclude the
-    effect's opposite when all agree.
+    Student's distribution (Guenther 1981, Am. Stat. 35:243). However small the spread is, as many units are asked
+    for as exclude the effect's opposite when all agree.
     """
     if effect <= at_least:
         raise ValueError("an effect that is no larger than the difference asked for is seen in half of the cases at best")
@@ -95,7 +95,8 @@ def needed_units(spread: float, effect: float, alpha: float, power: float, at_le
 def detectable_mean(num_units: int, spread: float, alpha: float, power: float) -> float:
     """Smallest mean difference that so many units show with this power."""
     quantile, reach = float(special.ndtri(1 - alpha)), float(special.ndtri(power))
-    return max((quantile + reach) * spread / max(num_units - quantile**2 / 2, 1) ** 0.5, quantile**2 / (num_units + quantile**2))
+    by_spread: float = (quantile + reach) * spread / max(num_units - quantile**2 / 2, 1) ** 0.5
+    return max(by_spread, quantile**2 / (num_units + quantile**2))
 
 
 def plan_better(pilot: Evidence, effect: float, alpha: float, power: float, at_least: float = 0.0) -> int:
@@ -133,7 +134,7 @@ def spread_of(pilot: Evidence) -> float:
         return 1.0
     freedom = pilot.num_units - 1
     seen = float(pilot.differences.std()) * pilot.num_units**0.5
-    return seen * (freedom / float(special.chdtri(freedom, CAUTION))) ** 0.5
+    return float(seen * (freedom / float(special.chdtri(freedom, CAUTION))) ** 0.5)
 
 
 def _widened(num: int, pilot: Shares) -> int:

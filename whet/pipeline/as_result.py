@@ -12,8 +12,8 @@ from whet.models.base_model import open_base
 from whet.pipeline.bench import Folder
 from whet.pipeline.compare import answers_folder
 from whet.pipeline.run import saved_recipe
-from whet.records import Example, Score
 from whet.recipe import Recipe
+from whet.records import Example, Score
 from whet.storage import canonical, hash_file, hash_folder, hash_text, read_json, read_jsonl
 from whet.tasks.base import Task, Total
 from whet.tasks.table import open_task
@@ -34,8 +34,8 @@ class RunResult(SuiteResult):
 def result_of_run(path: Path) -> SuiteResult:
     """The result that a run folder, or the folder of one of its systems' answers, stands for.
 
-    Overlap comes from the run's own data build: held-out examples that leak from its train or valid split. Latency and memory were not
-    measured. InputError where the run's data have changed since it was evaluated.
+    Overlap comes from the run's own data build: held-out examples that leak from its train or valid split.
+    Latency and memory were not measured. InputError where the run's data have changed since it was evaluated.
     """
     folder = answers_folder(path)
     run = Folder(folder.parents[1])
@@ -135,7 +135,7 @@ def _duplicates(examples: list[Example]) -> tuple[tuple[str, ...], ...]:
 
 
 def _overlap(run: Folder, system: System, split: str, ids: set[str]) -> Overlap | None:
-    """Held-out examples whose partner in a leak the system learnt from; a base learnt from nothing here, a server nobody knows."""
+    """Held-out examples whose partner in a leak the system learnt from; a base learnt nothing here, of a server nobody knows."""
     if system.kind == "server":
         return None
     if system.kind == "base":

@@ -46,8 +46,8 @@ class Judged:
 def judge_folders(candidate: Path, live: Path, policy: GatePolicy, ledger: Path | None = None) -> Judged:
     """The verdict about two folders of results: of a suite, or runs (then their held-out answers are the only part).
 
-    The look is written into the ledger, beside the live result's folder unless named. The same candidate on the same questions is the
-    same look again; on other questions (a grown suite) the next one.
+    The look is written into the ledger, beside the live result's folder unless named. The same candidate on the same
+    questions is the same look again; on other questions (a grown suite) the next one.
     """
     ours, theirs = read_side(candidate), read_side(live)
     if ours.folder.resolve() == theirs.folder.resolve():
