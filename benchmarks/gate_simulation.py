@@ -6,10 +6,11 @@ Systems answer simulated suites: right or wrong, or counts of records; examples 
 each other. A task part in four categories decides, a general part is watched. Nothing of the gate is replaced: only the scores
 are drawn instead of read. The last line is one JSON object.
 
-false_promotions: the largest share of promotions among candidates that are exactly as good as the live system, over all worlds
-and sizes, one look. false_promotions_peeking: the same where the suite grows and each candidate is judged up to four
-times, and promoted at the first look that would. power: the smallest share of promotions among candidates better by the
-stated effect, each first judged on a pilot, then on as many examples as the gate asked for.
+false_promotions: the share of promotions among candidates that are exactly as good as the live system, over all worlds and
+sizes, one look; "worst" is the largest of any, which of so many is above the true one by chance. false_promotions_peeking:
+the same where the suite grows and each candidate is judged up to four times, and promoted at the first look that would.
+power: the smallest share of promotions in any world among candidates better by the stated effect, each first judged on a pilot,
+then on as many examples as the gate asked for.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import optimize, special
 
 from whet.evaluate.gate import Facts, judge
 from whet.evaluate.policy import GatePolicy, ImprovementPolicy
@@ -37,6 +39,7 @@ CATEGORIES = ("annals", "letters", "laws", "poems")
 EFFECT = 0.10  # relative; the gate asks to see 5 %
 TOLERANCE = 0.1  # of a category
 KEPT = 0.03  # of the general part
+GOLD = 1.5  # records an example, on average
 STEP = 40  # sizes are multiples of this: categories and documents stay equally large
 
 
@@ -79,25 +82,22 @@ class Quality:
 
 
 def quality_for(world: World, figure: float, is_candidate: bool) -> Quality:
-    """The quality whose true figure is this: by the normal quantile, or by bisection on a large sample."""
-    return _quality(world.kind, world.per_document, world.trade if is_candidate else 1.0, round(figure, 6))
+    """The quality whose true figure is this. What an example and a system add to its ease is standard normal together."""
+    return _quality(world.kind, 0.3 * (world.trade if is_candidate else 1.0), round(figure, 6))
 
 
 @functools.cache
-def _quality(kind: str, per_document: int, trade: float, figure: float) -> Quality:
+def _quality(kind: str, inventions: float, figure: float) -> Quality:
     if kind == "shares":
-        from scipy.special import ndtri
+        return Quality(float(special.ndtri(figure)))
+    points, weights = np.polynomial.hermite_e.hermegauss(80)
+    weights = weights / weights.sum()
 
-        return Quality(float(ndtri(figure)))
-    low, high = -6.0, 6.0
-    for _ in range(14):
-        middle = Quality((low + high) / 2, 0.3 * trade)
-        rng = np.random.default_rng(1)
-        latent = _latent(rng, 100_000, per_document)
-        rows = _counts(rng, latent, _gold(rng, 100_000), middle, per_document)
-        tp, fp, fn = rows.sum(axis=0)
-        low, high = (middle.skill, high) if 2 * tp / (2 * tp + fp + fn) < figure else (low, middle.skill)
-    return middle
+    def miss(skill: float) -> float:
+        found = GOLD * float(weights @ special.expit(1.5 * (skill + points)))
+        return 2 * found / (GOLD + found + inventions) - figure
+
+    return Quality(float(optimize.brentq(miss, -8, 8)), inventions)
 
 
 def _latent(rng: np.random.Generator, num: int, per_document: int) -> np.ndarray:
@@ -116,11 +116,11 @@ def _noise(rng: np.random.Generator, num: int, per_document: int) -> np.ndarray:
 
 
 def _gold(rng: np.random.Generator, num: int) -> np.ndarray:
-    return rng.poisson(1.5, num)
+    return rng.poisson(GOLD, num)
 
 
 def _counts(rng: np.random.Generator, latent: np.ndarray, gold: np.ndarray, of: Quality, per_document: int) -> np.ndarray:
-    chance = 1 / (1 + np.exp(-1.5 * (of.skill + latent + _noise(rng, len(latent), per_document))))
+    chance = special.expit(1.5 * (of.skill + latent + _noise(rng, len(latent), per_document)))
     found = rng.binomial(gold, chance)
     return np.stack([found, rng.poisson(of.inventions, len(latent)), gold - found], axis=1)
 
@@ -348,10 +348,16 @@ def main() -> None:
         sizes[name] = float(np.median([row[1] for row in found[name]]))
         print(f"{'':<62} median size {sizes[name]:.0f}, refused {np.mean([row[2] for row in found[name]]):.1%}")
     shares |= {name: say(name, found[name]) for name, *_ in losses}
+
+    def pooled(tasks: Sequence[Task]) -> float:
+        return float(np.mean([shares[name] for name, *_ in tasks]))
+
     print(json.dumps({
-        "false_promotions": max(shares[name] for name, *_ in nulls),
-        "false_promotions_any_gain": max(shares[name] for name, *_ in bare),
-        "false_promotions_peeking": max(shares[name] for name, *_ in peeks),
+        "false_promotions": pooled(nulls),
+        "false_promotions_worst": max(shares[name] for name, *_ in nulls),
+        "false_promotions_any_gain": pooled(bare),
+        "false_promotions_peeking": pooled(peeks),
+        "false_promotions_peeking_worst": max(shares[name] for name, *_ in peeks),
         "false_promotions_uncounted_peeking": shares[naive[0][0]],
         "power": min(shares[name] for name, *_ in powers),
         "power_mean": float(np.mean([shares[name] for name, *_ in powers])),

@@ -130,7 +130,7 @@ class GatePolicy(Settings):
     looks: int = Field(default=2, ge=1, le=20)
     """How often a candidate may be judged while the suite grows."""
     spending: Literal["even", "late"] = "even"
-    """How `alpha` is shared out to the looks: the same for each, or little first and most at the last (after O'Brien and Fleming)."""
+    """How `alpha` is shared out to the looks: as much to each, or little first and most at the last (after O'Brien and Fleming)."""
     resamples: int = Field(default=9_999, ge=999)
     """Resamples of bootstrap and permutation tests."""
     seed: int = Field(default=0, ge=0)
@@ -143,7 +143,7 @@ class GatePolicy(Settings):
 
     def alpha_at(self, look: int) -> float:
         """What look 1, 2, ... may spend: the parts add up to `alpha`, so that by Bonferroni's inequality no number of looks
-        promotes more bad candidates, however much the suite grows between them.
+        promotes more bad candidates, however much the suite grows between.
 
         late: the increments of Lan and DeMets' spending function of O'Brien and Fleming's kind at equal steps (Lan and
         DeMets 1983, Biometrika 70:659). Their correlation is not used, which costs a little power and needs no plan.
