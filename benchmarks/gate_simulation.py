@@ -316,22 +316,22 @@ def main() -> None:
     scale = options.scale or (1 if options.quick else 6)
     resamples = 999 if options.quick else 1_999
     nulls: list[Task] = [
-        (f"no better, {world.name}, {num} examples", promotes_no_better, (world, num, 0.05), 800 * scale)
+        (f"no better, {world.name}, {num} examples", promotes_no_better, (world, num, 0.05), 300 * scale)
         for world in WORLDS for num in (40, 120, 400)
     ]  # fmt: skip
     bare: list[Task] = [
-        (f"no better, {world.name}, 400, any gain asked", promotes_no_better, (world, 400, 0.0), 800 * scale) for world in WORLDS
+        (f"no better, {world.name}, 400, any gain asked", promotes_no_better, (world, 400, 0.0), 300 * scale) for world in WORLDS
     ]
     peeks: list[Task] = [
-        (f"no better, four looks ({spending}), {world.name}", promotes_peeking, (world, spending), 500 * scale)
+        (f"no better, four looks ({spending}), {world.name}", promotes_peeking, (world, spending), 200 * scale)
         for world in WORLDS[:4] for spending in ("even", "late")
     ]  # fmt: skip
     naive: list[Task] = [
-        ("no better, four looks that nobody counts, right or wrong", promotes_peeking, (WORLDS[0], None), 500 * scale)
+        ("no better, four looks that nobody counts, right or wrong", promotes_peeking, (WORLDS[0], None), 200 * scale)
     ]
-    powers: list[Task] = [(f"better by 10 %, {world.name}", promotes_better, (world,), 150 * scale) for world in WORLDS]
+    powers: list[Task] = [(f"better by 10 %, {world.name}", promotes_better, (world,), 80 * scale) for world in WORLDS]
     losses: list[Task] = [
-        (f"better by 20 %, {words}", promotes_forgetful, (WORLDS[0], truth), 250 * scale)
+        (f"better by 20 %, {words}", promotes_forgetful, (WORLDS[0], truth), 100 * scale)
         for words, truth in (
             ("general part lost its tolerance (0.03)", Candidate(0.2, KEPT)),
             ("general part lost twice that", Candidate(0.2, 2 * KEPT)),

@@ -28,6 +28,7 @@ COMMANDS = [
     "plan",
     "evaluate",
     "compare",
+    "gate",
     "ask",
     "view",
     "extract",

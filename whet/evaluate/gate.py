@@ -62,35 +62,41 @@ def judge(candidate: SuiteResult, live: SuiteResult, policy: GatePolicy, facts: 
     checks = list(_check_looks(policy, facts))
     paired: dict[str, Pairs] = {}
     for name in names:
-        side = next(
-            (side for side, result in (("candidate", candidate), ("live system", live)) if name not in result.parts), None
-        )
-        if side:
-            checks.append(Check(f"part {name}", "can't tell", None, None, f"the {side} was never asked it"))
-            continue
-        ours, theirs = candidate.parts[name], live.parts[name]
-        checks.append(check_asked(name, ours, theirs, policy))
-        if policy.overlap is not None:
-            checks.append(check_overlap(name, ours, policy.overlap))
-        checks += check_rates(name, ours, theirs, policy)
-        pairs = pair_part(candidate, live, name, policy, facts, metric)
-        checks.append(_check_left_out(name, pairs, policy))
-        if name == metric:
-            checks += check_constant(name, ours)
-        if len(pairs) and ours.value is not None and theirs.value is not None:
+        found, pairs = _check_part(name, candidate, live, policy, facts, metric)
+        checks += found
+        if pairs is not None:
             paired[name] = pairs
-        else:
-            title = _improvement_of(ours, policy) if name == metric else f"kept, {name}"
-            checks.append(Check(title, "can't tell", None, None, "too many requests failed or were left out for a score"))
     claims = list(_claims(paired, metric, policy))
     # The chance to miss is shared out, so that a good candidate passes all tests together with the power asked for.
-    each = 1 - (1 - policy.power) / (len(claims) + (metric in paired))
+    each = 1 - (1 - policy.power) / max(1, len(claims) + (metric in paired))
     if metric in paired:
         title = _improvement_of(candidate.parts[metric], policy)
         checks.append(_check_improvement(title, paired[metric], policy, alpha, each))
     checks += _check_claims(claims, policy, alpha, each)
     checks += check_limits(candidate, live, policy)
     return conclude(checks, facts.look, policy.looks, alpha, _not_asked(policy))
+
+
+def _check_part(
+    name: str, candidate: SuiteResult, live: SuiteResult, policy: GatePolicy, facts: Facts, metric: str
+) -> tuple[list[Check], Pairs | None]:
+    """What can be said of a part before any test, and its pairs; None where there is nothing to test."""
+    for side, result in (("candidate", candidate), ("live system", live)):
+        if name not in result.parts:
+            return [Check(f"part {name}", "can't tell", None, None, f"the {side} was never asked it")], None
+    ours, theirs = candidate.parts[name], live.parts[name]
+    checks = [check_asked(name, ours, theirs, policy)]
+    if policy.overlap is not None:
+        checks.append(check_overlap(name, ours, policy.overlap))
+    checks += check_rates(name, ours, theirs, policy)
+    pairs = pair_part(candidate, live, name, policy, facts, metric)
+    checks.append(_check_left_out(name, pairs, policy))
+    if name == metric:
+        checks += check_constant(name, ours)
+    if len(pairs) and ours.value is not None and theirs.value is not None:
+        return checks, pairs
+    title = _improvement_of(ours, policy) if name == metric else f"kept, {name}"
+    return [*checks, Check(title, "can't tell", None, None, "too many requests failed or were left out for a score")], None
 
 
 def metric_part(candidate: SuiteResult, live: SuiteResult, policy: GatePolicy) -> str:

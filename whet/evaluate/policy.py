@@ -130,7 +130,7 @@ class GatePolicy(Settings):
     looks: int = Field(default=2, ge=1, le=20)
     """How often a candidate may be judged while the suite grows."""
     spending: Literal["even", "late"] = "even"
-    """How `alpha` is shared out to the looks: as much to each, or little first and most at the last (after O'Brien and Fleming)."""
+    """How `alpha` is shared out to the looks: as much to each, or little first and most at the last (after O'Brien, Fleming)."""
     resamples: int = Field(default=9_999, ge=999)
     """Resamples of bootstrap and permutation tests."""
     seed: int = Field(default=0, ge=0)

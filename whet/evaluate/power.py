@@ -7,6 +7,7 @@ effect where it is there. discordance: share of the examples on which the two sy
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import special, stats
 
 from whet.evaluate.margin import CountsEvidence, Evidence, Shares, tango_z
@@ -14,7 +15,7 @@ from whet.evaluate.margin import CountsEvidence, Evidence, Shares, tango_z
 CAUTION = 0.8
 """How sure a pilot's discordance or spread must be to lie below what is planned with: a size planned on the estimate
 itself is too small in half of the cases (Browne 1995, Stat. Med. 14:1933)."""
-MOST = 10_000_000  # examples; a plan that needs more is no plan
+MOST = 1_000_000  # examples; a plan that needs more is no plan
 TYPICAL_DISCORDANCE = 0.2
 
 
@@ -27,8 +28,7 @@ def power_of_shares(num: int, discordance: float, effect: float, alpha: float, a
     if not 0 < effect <= discordance <= 1:
         raise ValueError("the effect is above zero and no larger than the discordance, a share")
     differing = _likely(num, discordance)
-    fewest = stats.binom.isf(alpha, differing, 0.5) + 1
-    fewest = np.maximum(fewest, np.ceil((differing + at_least * num) / 2 - 1e-9))
+    fewest = np.maximum(_fewest_gained(differing, alpha), np.ceil((differing + at_least * num) / 2 - 1e-9))
     found = stats.binom.sf(fewest - 1, differing, (discordance + effect) / (2 * discordance))
     return float((stats.binom.pmf(differing, num, discordance) * found).sum())
 
@@ -146,7 +146,18 @@ def _in_examples(num_units: int, pilot: Evidence) -> int:
     return min(MOST, int(np.ceil(num_units * pilot.num / pilot.num_units)))
 
 
-def _likely(num: int, share: float) -> np.ndarray:
+def _fewest_gained(differing: NDArray[np.int64], alpha: float) -> NDArray[np.int64]:
+    """Fewest gains among so many pairs that differ at which McNemar's exact test finds a gain; one too many where none do."""
+    found = np.ceil(differing / 2 + float(special.ndtri(1 - alpha)) * differing**0.5 / 2).astype(np.int64)
+    found = np.clip(found, 1, differing + 1)
+    while (short := (special.bdtrc(found - 1.0, differing, 0.5) > alpha) & (found <= differing)).any():
+        found = found + short
+    while (spare := (found > 1) & (special.bdtrc(found - 2.0, differing, 0.5) <= alpha)).any():
+        found = found - spare
+    return found
+
+
+def _likely(num: int, share: float) -> NDArray[np.int64]:
     """The counts of a binomial that hold all but a billionth of its probability."""
     mean, spread = num * share, (num * share * (1 - share)) ** 0.5
     return np.arange(max(0, int(mean - 6.5 * spread - 8)), min(num, int(mean + 6.5 * spread + 8)) + 1)
