@@ -113,7 +113,7 @@ def test_f1_goes_by_its_counts_and_documents_count_as_one():
 # Properties
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.integers(20, 300), st.data())
 def test_a_better_candidate_is_never_refused_where_a_worse_one_is_promoted(num, data):
     right = data.draw(st.integers(1, num - 1))
@@ -126,7 +126,7 @@ def test_a_better_candidate_is_never_refused_where_a_worse_one_is_promoted(num, 
         assert order.index(judge(*pair(num, right, changed, turned - 1), QUICK).decision) >= order.index(worse)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.integers(20, 400), st.data())
 def test_both_sides_are_never_promoted_and_what_is_promoted_is_refused_when_swapped(num, data):
     right = data.draw(st.integers(1, num - 1))
@@ -136,7 +136,7 @@ def test_both_sides_are_never_promoted_and_what_is_promoted_is_refused_when_swap
         assert set(decisions) == {"promote", "refuse"}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.lists(st.tuples(*[st.tuples(*[st.integers(0, 3)] * 3)] * 2), min_size=2, max_size=40))
 def test_any_counts_give_a_verdict_that_can_be_written(rows):
     live, new = result("live", {"exam": counts([a for a, _ in rows])}), result("new", {"exam": counts([b for _, b in rows])})
@@ -206,7 +206,7 @@ def test_a_category_that_lost_is_not_hidden_by_the_others():
 
 
 def test_small_categories_are_judged_together_where_asked():
-    sizes = {"history": 400, "law": 15, "poems": 15}
+    sizes = {"law": 15, "history": 400, "poems": 15}
     alone, together = QUICK, GatePolicy(resamples=999, categories=CategoryPolicy(pool_below=20, tolerance=0.15))
     assert check(judge(*in_categories(sizes, 0), alone), "kept, exam, law").outcome == "can't tell"
     verdict = judge(*in_categories(sizes, 0), together)

@@ -11,8 +11,8 @@ from whet.evaluate.policy import GatePolicy
 from whet.evaluate.run import score_to_json
 from whet.pipeline.as_result import PART, groups_of_run, result_of_run
 from whet.pipeline.gate import as_error, judge_folders
-from whet.records import Score, example_to_json
 from whet.recipe import recipe_from
+from whet.records import Score, example_to_json
 from whet.storage import read_json, write_json, write_jsonl
 from whet.tasks.table import open_task
 

@@ -38,6 +38,9 @@ def needed_for_shares(discordance: float, effect: float, alpha: float, power: fl
     if effect <= at_least:
         raise ValueError("an effect that is no larger than the difference asked for is seen in half of the cases at best")
     discordance = min(1.0, max(discordance, effect))
+    spread = max(discordance - effect**2, 0.0) ** 0.5
+    if (float(special.ndtri(power)) * spread / (effect - at_least)) ** 2 > MOST:  # spares long sums
+        return MOST
     return _fewest(lambda num: power_of_shares(num, discordance, effect, alpha, at_least) >= power)
 
 
