@@ -5,11 +5,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from whet.evaluate.policy import GatePolicy
 from whet.evaluate.results import Asked, Latency, Overlap, PartResult, SuiteResult, System, write_result
 from whet.evaluate.run import score_to_json
 from whet.records import Counts, Score
 from whet.storage import write_jsonl
 
+QUICK = GatePolicy(resamples=999)
 ASKED = Asked("prompts", "template", 16, "end of turn")
 
 
@@ -74,3 +76,28 @@ def on_disk(folder: Path, held: Held, groups: Mapping[str, str] | None = None) -
         write_jsonl(folder / name / "answers.jsonl", rows)
     write_result(plain)
     return folder
+
+
+def answers(num, right, changed=0, turned=0):
+    """`right` of `num` right, the last `changed` wrong ones mended, the first `turned` right ones spoilt."""
+    found = [1] * right + [0] * (num - right)
+    for at in range(changed):
+        found[num - 1 - at] = 1
+    for at in range(turned):
+        found[at] = 0
+    return found
+
+
+def pair(num=400, right=200, changed=60, turned=5, **parts):
+    live = result("live", {"exam": rights(answers(num, right))})
+    return result("new", {"exam": rights(answers(num, right, changed, turned))}, parts), live
+
+
+def check(verdict, name):
+    return next(check for check in verdict.checks if check.name.startswith(name))
+
+
+def with_general(turned, num=1_000, mended=0):
+    candidate, live = pair()
+    live = result("live", live.answered | {"general": rights(answers(num, num // 2))})
+    return result("new", candidate.answered | {"general": rights(answers(num, num // 2, mended, turned))}), live

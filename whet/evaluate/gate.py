@@ -1,4 +1,4 @@
-"""The gate: may this candidate take the live system's place? Promote, refuse, or say how many examples it would take to tell.
+"""The gate: promotes a candidate to the live system's place, refuses it, or says how many examples it would take to tell.
 
 A promotion claims two things: that the candidate is better on the named metric, and that no other part and no category lost more
 than its tolerance. Each claim is tested by itself at the same level, and all must hold: an intersection-union test, which needs
