@@ -11,6 +11,7 @@ from fake_server import FakeServer, Reply, Seen, chat
 
 from whet.engines.scripted import ScriptedEngine
 from whet.errors import InputError, SettingsError
+from whet.evaluate.power import detectable_share
 from whet.evaluate.results import System, read_result
 from whet.evaluate.statistics import wilson
 from whet.evaluate.suite import Suite, read_suite, suite_from
@@ -239,3 +240,21 @@ def test_a_server_is_asked_with_times_and_cost(suite: Suite, tmp_path: Path) -> 
     assert result.cost == pytest.approx(2 * NUM * (10 * 100 + 4 * 1000) / 1e6) == again.cost
     assert again.parts["facts"].latency == result.parts["facts"].latency
     assert "the server's own" in result.parts["facts"].asked.stop
+
+
+def test_the_smallest_difference_is_said_before_anything_is_asked(suite: Suite, tmp_path: Path) -> None:
+    said: list[str] = []
+
+    class Listening(Silent):
+        def say(self, words: str) -> None:
+            said.append(words)
+
+    def refuse(request: Request) -> str:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_suite(suite, candidate(refuse), tmp_path / "out", Listening())
+    smallest = detectable_share(NUM, 0.025, 0.8)
+    assert smallest is not None and 0 < smallest < 1
+    assert all(f"a gain of {100 * smallest:.1f} points" in words for words in said)
+    assert len(said) == 2

@@ -16,6 +16,7 @@ from whet.data.sources import read
 from whet.errors import InputError
 from whet.evaluate.asking import Asked, ask_part
 from whet.evaluate.judging import Doubt, PartAnswered, describe_asking, judge_part
+from whet.evaluate.power import detectable_share
 from whet.evaluate.questions import Questions, WithShots, draw_questions, find_overlap, keys_of, shots_fingerprint, sift
 from whet.evaluate.results import PartResult, SuiteResult, read_result, write_result
 from whet.evaluate.run import evaluate
@@ -32,6 +33,7 @@ from whet.text.prepare import prepare_example
 
 CODE = ("records.py", "text", "tasks", "models", "backends", "engines", "evaluate/questions.py")
 """What answers depend on beside their system: answers of other code are asked anew."""
+POWER = 0.8  # how often the smallest difference that is named must be found
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +171,7 @@ def run_suite(
         watch.begin("evaluate", False)
         prepared = prepare_suite(suite, out / ".data")
         for part in prepared:
-            watch.say(_introduce(part))
+            watch.say(_introduce(part, suite.confidence))
         known = list(training) if training is not None else None
         (out / "result.json").unlink(missing_ok=True)
         with candidate.open() as opened:
@@ -202,8 +204,8 @@ def _refuse_others(out: Path, suite: Suite, candidate: Candidate) -> None:
         )
 
 
-def _introduce(part: Prepared) -> str:
-    """A part before it is asked."""
+def _introduce(part: Prepared, confidence: float) -> str:
+    """A part before it is asked, with the smallest gain in right answers that it could show."""
     questions = part.questions
     notes = [f"{len(questions.examples)} distinct questions"]
     if questions.duplicates:
@@ -212,6 +214,14 @@ def _introduce(part: Prepared) -> str:
         notes.append(f"{len(questions.left_out)} rows are no questions, such as {questions.left_out[0]}")
     if questions.num_long:
         notes.append(f"{questions.num_long} are longer than max_chars")
+    # One side of the interval that a comparison gives; the pairs that differ are supposed to be as many as is usual.
+    smallest = detectable_share(len(questions.examples), (1 - confidence) / 2, POWER)
+    if smallest is None:
+        notes.append("too few to show any difference")
+    else:
+        notes.append(
+            f"a gain of {100 * smallest:.1f} points would be found in {POWER:.0%} of the cases, a smaller one less often"
+        )
     return f"{part.settings.name} ({part.settings.role}): {'; '.join(notes)}"
 
 
