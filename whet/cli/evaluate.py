@@ -13,14 +13,23 @@ def evaluate(
         str | None,
         typer.Argument(
             metavar="WHAT",
-            help="A run folder or a recipe; with --suite also `embedded`, a model or adapter folder, a .gguf file, an http:// "
-            "address (its model after a #), or an engine's YAML file.",
+            help="A run folder or a recipe; with --suite or --harness also `embedded`, a model or adapter folder, a .gguf file, "
+            "an http:// address (its model after a #), or an engine's YAML file.",
         ),
     ] = None,
     overrides: Overrides = None,
     out: Out = None,
+    *,
     suite: Annotated[
         Path | None, typer.Option("--suite", "-s", help="The suite, a YAML file; settings that follow change it.")
+    ] = None,
+    harness: Annotated[
+        str | None,
+        typer.Option(
+            "--harness",
+            metavar="TASKS",
+            help="Ask tasks of lm-evaluation-harness, by name or as YAML files, with commas between.",
+        ),
     ] = None,
     model: Annotated[str | None, typer.Option("--model", help="Name of the model on the server.")] = None,
     base: Annotated[str | None, typer.Option("--base", help="Base of an adapter that lies in no run folder.")] = None,
@@ -33,7 +42,7 @@ def evaluate(
         typer.Option("--import", help="A result that another runner published (JSON): recounted, or refused with reasons."),
     ] = None,
 ) -> None:
-    """Evaluate what a run folder holds, or do all steps of a recipe that lead there; with --suite, ask any system a suite."""
+    """Evaluate what a run folder holds, or do all steps of a recipe that lead there; with --suite or --harness, ask a system."""
     from whet.errors import InputError
 
     if published is not None:
@@ -43,6 +52,9 @@ def evaluate(
         raise InputError(
             "command line", "WHAT is missing", "Say what to evaluate: whet evaluate RUN, or whet evaluate WHAT --suite SUITE"
         )
+    if harness is not None:
+        _evaluate_harness(what, harness, overrides or [], out, model, base)
+        return
     if suite is not None:
         _evaluate_suite(what, suite, overrides or [], out, model, base, training_data or [])
         return
@@ -59,6 +71,27 @@ def evaluate(
     with interruptible(path) as watch:
         report = evaluate_folder(path, watch)
     say_report(report, path)
+
+
+def _evaluate_harness(what: str, tasks: str, overrides: list[str], out: Path | None, model: str | None, base: str | None) -> None:
+    import re
+
+    from whet.cli.suite_table import print_result
+    from whet.config import apply_overrides, load
+    from whet.pipeline.harness import HarnessSettings, run_harness
+    from whet.pipeline.systems import find_system
+
+    raw: dict[str, object] = {}
+    places: dict[tuple[str | int, ...], str] = {}
+    apply_overrides(raw, places, overrides)
+    settings = load(HarnessSettings, raw, places, "command line")
+    candidate = find_system(what, model=model, base=base)
+    label = re.sub(r"[^A-Za-z0-9._-]+", "-", candidate.system.label).strip("-.") or candidate.system.kind
+    folder = out or Path("runs") / "suites" / "harness" / f"{label}-{candidate.system.kind}"
+    with interruptible(folder) as watch:
+        result = run_harness([task.strip() for task in tasks.split(",") if task.strip()], candidate, folder, settings, watch.say)
+    print_result(result)
+    typer.echo(f"result: {folder / 'result.json'}")
 
 
 def _evaluate_suite(
