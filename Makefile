@@ -22,7 +22,7 @@ check: $(INSTALLED)
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "whet needs Python 3.11 or newer; name one: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --constraint constraints.txt --editable '.[torch,quantized,mlx,documents,parquet,gguf,calibrate,http,ray,bench,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --constraint constraints.txt --editable '.[torch,quantized,mlx,documents,parquet,gguf,calibrate,http,ray,harness,bench,dev]'
 	touch $(INSTALLED)
 
 clean:
