@@ -120,10 +120,7 @@ def test_a_template_that_adds_words(
     base = place / "base"
     base.mkdir()
     for path in EMBEDDED_PATH.iterdir():
-        if path.suffix == ".safetensors":
-            (base / path.name).symlink_to(path)
-        else:
-            shutil.copy(path, base)
+        shutil.copy(path, base)
     template = base / "chat_template.jinja"
     plain, content = template.read_text(), "message['content']"
     template.write_text(plain.replace(content, content + injected) if injected == BEHIND else injected + plain)
