@@ -12,20 +12,28 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")]
 Base = Annotated[str | None, typer.Option("--base", help="The base of an adapter folder; a run names its own.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="Numbers of the weights: base (as they are), fp32, bf16 or fp16.")]
 ShardSize = Annotated[str, typer.Option("--max-shard-size", help="Largest size of a weights file, such as 500MB or 5GB.")]
+Onto = Annotated[
+    str | None, typer.Option("--onto", help="Where the base is quantised: the weights it was made from, same revision.")
+]
+AcceptLoss = Annotated[bool, typer.Option("--accept-loss", help="Fuse into a quantised base's own numbers, unpacked.")]
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 def fuse(
     run: Run,
     out: Out,
+    *,
     base: Base = None,
     dtype: Dtype = "base",
     max_shard_size: ShardSize = "5GB",
+    onto: Onto = None,
+    is_loss_accepted: AcceptLoss = False,
     is_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Add an adapter into its base and write one model folder; memory is that of some rows of a tensor."""
     from whet.export.fuse import fuse as fuse_adapter
     from whet.export.fuse import fused_facts
+    from whet.models.base_model import open_base
     from whet.pipeline.specialist import open_specialist
 
     found = open_specialist(run, base)
@@ -37,6 +45,8 @@ def fuse(
         max_shard_bytes=read_size(max_shard_size),
         facts=found.facts,
         notes=found.notes,
+        onto=open_base(onto) if onto else None,
+        is_loss_accepted=is_loss_accepted,
         say=(lambda words: None) if is_json else typer.echo,
     )
     if is_json:

@@ -50,7 +50,8 @@ def fused_config(config: dict[str, Any], changes: dict[str, Any], dtype: str) ->
     rope_theta is written in both places: transformers 5 reads it inside rope_parameters, other programs at the top. Where the
     base once lay is left out.
     """
-    written = {name: value for name, value in config.items() if name != "_name_or_path"} | changes
+    left_out = ("_name_or_path", "quantization_config", "quantization")  # nothing that is written here is packed
+    written = {name: value for name, value in config.items() if name not in left_out} | changes
     if dtype:
         written["torch_dtype" if "torch_dtype" in config else "dtype"] = dtype
     nested = written.get("text_config")

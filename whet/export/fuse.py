@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,7 @@ from whet.errors import InputError
 from whet.export.card import Facts, write_model_card
 from whet.export.folder import copy_companions, fused_config, refuse_strange_folder
 from whet.export.merge import Kept, merged_bytes, rows_at_a_time
+from whet.export.onto import check_origin, measure_damage
 from whet.export.plan import Plan, Target, plan_full, plan_fusion
 from whet.export.shards import write_shards
 from whet.models.adapter import CARD, Adapter
@@ -20,6 +21,7 @@ from whet.models.base_model import BaseModel
 from whet.models.mlx_adapter import read_adapter
 from whet.models.mlx_config import flat_entries
 from whet.models.numbers import BITS, FLOATS, from_float32, to_float32
+from whet.models.quantised import Packed, is_quantised, unpacked
 from whet.models.weights import Tensor, read_weights
 from whet.models.writing import Written
 from whet.storage import canonical, hash_text, read_json, staged_folder, write_json
@@ -62,30 +64,37 @@ def fuse(
     facts: Facts | None = None,
     notes: tuple[str, ...] = (),
     is_for_mlx: bool = False,
+    onto: BaseModel | None = None,
+    is_loss_accepted: bool = False,
     say: Say = lambda words: None,
 ) -> Fused:
     """Write base and adapter as one model folder; it appears when it is whole. Memory is that of some rows of a tensor.
 
     is_for_mlx: the config says at the top too what transformers 5 writes inside rope_parameters, where mlx-lm looks for it.
     dtype: numbers of the weights; "base" keeps each tensor's own. Sums are made in fp32 and rounded once, to nearest.
+    onto: the weights that a quantised base was made from, to be fused into. is_loss_accepted: fuse into a quantised base's own
+    numbers, which are written unpacked.
     InputError: a tensor of the adapter has no place, or nothing is changed, or rounding takes all of the change away.
     """
-    key = hash_text(canonical([VERSION, base.fingerprint, adapter.fingerprint, dtype, max_shard_bytes, is_for_mlx]))
+    inputs = [base.fingerprint, adapter.fingerprint, onto.fingerprint if onto else ""]
+    key = hash_text(canonical([VERSION, *inputs, dtype, max_shard_bytes, is_for_mlx]))
     found = _read_mark(out, key)
     if found is not None:
         say(f"{out} holds this fusion already")
         return found
     refuse_strange_folder(out)
-    tensors = read_weights(base.folder)
-    plan = _plan(base, adapter, tensors)
+    tensors, of_base = _read_base(base, adapter, onto, is_loss_accepted)
+    notes = (*notes, *of_base)
+    into = onto or base
+    plan = _plan(into, adapter, tensors)
     kept = Kept()
     written = [_written(target, dtype, kept) for target in plan.targets.values()]
     with staged_folder(out) as folder:
         say(f"{len(written)} tensors, {sum(tensor.num_bytes for tensor in written) / 1e6:,.1f} MB")
         files = write_shards(folder, written, max_shard_bytes)
         _refuse_lost(adapter, plan, kept, dtype)
-        notes = (*notes, *plan.notes, *copy_companions(base, adapter, folder))
-        config = fused_config(base.config, plan.config, _config_dtype(dtype))
+        notes = (*notes, *plan.notes, *copy_companions(into, adapter, folder))
+        config = fused_config(into.config, plan.config, _config_dtype(dtype))
         if is_for_mlx:  # its models take a head that the config does not speak of for the embedding
             is_tied = not any(name.split(".")[-2:-1] == ["lm_head"] for name in plan.targets)
             config |= {**flat_entries(config), "tie_word_embeddings": is_tied}
@@ -117,7 +126,32 @@ def _read_mark(out: Path, key: str) -> Fused | None:
     return Fused(folder=out, **told)
 
 
-def _plan(base: BaseModel, adapter: Adapter, tensors: dict[str, Tensor]) -> Plan:
+def _read_base(
+    base: BaseModel, adapter: Adapter, onto: BaseModel | None, is_loss_accepted: bool
+) -> tuple[Mapping[str, Tensor | Packed], list[str]]:
+    """The tensors to fuse into, and what there is to say of them; a quantised base is refused unless the user chose a way."""
+    place = str(base.folder)
+    if not is_quantised(base.config):
+        if onto is not None:
+            raise InputError("--onto", f"{place} is not quantised: it is fused into as it is", "Leave --onto out")
+        return read_weights(base.folder), []
+    if onto is not None:
+        if is_quantised(onto.config):
+            raise InputError("--onto", f"{onto.folder} is quantised itself", "Give the weights that the base was made from")
+        return read_weights(onto.folder), [f"fused into {onto.folder.name}: {check_origin(base, onto)}"]
+    tensors = unpacked(read_weights(base.folder), base.config, place)
+    damage = measure_damage(tensors, read_adapter(adapter.folder))
+    if not is_loss_accepted:
+        raise InputError(
+            place,
+            f"is quantised: {damage.words()}",
+            "Name the weights that it was made from (--onto FOLDER), or take its own, unpacked as they are (--accept-loss)",
+        )
+    kept = "the base's own rounding to a few bits stays in the fused weights, which are written unpacked"
+    return tensors, [kept, damage.words()]
+
+
+def _plan(base: BaseModel, adapter: Adapter, tensors: Mapping[str, Tensor | Packed]) -> Plan:
     if adapter.kind == "full":
         return plan_full(tensors, read_weights(adapter.folder), base.config, str(adapter.folder))
     return plan_fusion(tensors, base.config, read_adapter(adapter.folder))
@@ -154,7 +188,7 @@ def _changed(target: Target, kind: str, kept: Kept) -> Iterator[bytes]:
     return merged_bytes(target.name, target.rows(), target.changes(), kind, kept)
 
 
-def _converted(tensor: Tensor, kind: str) -> Iterator[bytes]:
+def _converted(tensor: Tensor | Packed, kind: str) -> Iterator[bytes]:
     """A tensor that nothing changes, in other numbers."""
     step = rows_at_a_time(tensor.shape) if tensor.shape else 1
     for start in range(0, tensor.shape[0] if tensor.shape else 1, step):

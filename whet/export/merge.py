@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from whet.errors import InputError
 from whet.models.lora import LoraLayer
 from whet.models.numbers import from_float32, to_float32
+from whet.models.quantised import Packed
 from whet.models.weights import Tensor
 
 Array = NDArray[np.float32]
@@ -100,7 +101,7 @@ class Rows(Protocol):
 class Plain:
     """A tensor of a file, cut to a number of rows; rows behind its own are zero (new tokens, that the base knows nothing of)."""
 
-    tensor: Tensor
+    tensor: Tensor | Packed
     num_rows: int
 
     @property

@@ -7,6 +7,7 @@ from typing import Any
 from whet.errors import InputError
 from whet.export.merge import Add, AddBias, Change, Plain, Replace, Rows
 from whet.models.lora import EMBEDDINGS, HEADS, Lora, LoraLayer
+from whet.models.quantised import Packed
 from whet.models.weights import Tensor
 
 _MISFIT = "It belongs to another base; give the one that it was trained on"
@@ -17,7 +18,7 @@ class Target:
     """A tensor of the fused model: the base's it starts from, and what changes it, made when its turn comes."""
 
     name: str
-    base: Tensor
+    base: Tensor | Packed
     num_rows: int
     """Rows that it will have; another number than the base's where the vocabulary changed."""
     whole: Tensor | None = None
@@ -61,7 +62,7 @@ class Plan:
     """What is to be told of the fusion."""
 
 
-def plan_fusion(tensors: Mapping[str, Tensor], config: Mapping[str, Any], lora: Lora) -> Plan:
+def plan_fusion(tensors: Mapping[str, Tensor | Packed], config: Mapping[str, Any], lora: Lora) -> Plan:
     """The plan of an adapter's fusion. InputError where a tensor of it has no place in the base, or one of another shape.
 
     Head and embedding of a tied base stay one where the adapter changes both alike; else they are parted, as they were when
@@ -95,7 +96,9 @@ def plan_fusion(tensors: Mapping[str, Tensor], config: Mapping[str, Any], lora: 
     return plan
 
 
-def plan_full(tensors: Mapping[str, Tensor], trained: Mapping[str, Tensor], config: Mapping[str, Any], place: str) -> Plan:
+def plan_full(
+    tensors: Mapping[str, Tensor | Packed], trained: Mapping[str, Tensor], config: Mapping[str, Any], place: str
+) -> Plan:
     """The plan for a model that was trained whole: each of its tensors stands in the place of the base's of that name."""
     vocabulary = _Vocabulary(tensors, config)
     spare = {vocabulary.head} if vocabulary.is_tied else set()
@@ -115,7 +118,7 @@ def plan_full(tensors: Mapping[str, Tensor], trained: Mapping[str, Tensor], conf
 class _Vocabulary:
     """Names of a base's embedding and head, and whether they are one."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor | Packed], config: Mapping[str, Any]) -> None:
         self.embedding = _only(tensors, EMBEDDINGS)
         self.head = _only(tensors, HEADS)
         nested = config.get("text_config")
@@ -125,7 +128,7 @@ class _Vocabulary:
         self.head = self.head or "lm_head.weight"
 
 
-def _only(tensors: Mapping[str, Tensor], modules: Sequence[str]) -> str:
+def _only(tensors: Mapping[str, Any], modules: Sequence[str]) -> str:
     """Name of the weight of the one module that is called so; empty where there is none, or several."""
     found = [name for name in tensors if name.split(".")[-2:-1] and name.split(".")[-2] in modules and name.endswith(".weight")]
     return found[0] if len(found) == 1 else ""
