@@ -23,7 +23,7 @@ from whet.models.quantised import FourBits, Packed, unpacked
 from whet.models.weights import read_weights
 
 Write = Callable[..., tuple[Any, Path]]
-SIZES = {"hidden_size": 128, "intermediate_size": 192, "vocab_size": 256}
+SIZES = {"hidden_size": 128, "intermediate_size": 192}
 
 
 @pytest.fixture(scope="module")
