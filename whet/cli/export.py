@@ -1,4 +1,4 @@
-"""The verbs that bring a specialist to other programs: hf, mlx, gguf."""
+"""The verbs that bring a specialist to other programs: gguf, ollama, hf, mlx."""
 
 import json
 from pathlib import Path
@@ -14,9 +14,15 @@ What = Annotated[
 ]
 
 
+Certificate = Annotated[
+    bool, typer.Option("--certificate/--no-certificate", help="Compare the export with the trained model; fail where it differs.")
+]
+
+
 @app.command(epilog="Example: whet export gguf runs/demo --type q8_0 -o officials.gguf")
 def gguf(
     what: What,
+    *,
     kind: Annotated[
         str, typer.Option("--type", help="Type of the weights: f32, f16, bf16, q8_0; with llama.cpp q4_k_m and others.")
     ] = "f16",
@@ -24,14 +30,36 @@ def gguf(
         Path | None, typer.Option("--out", "-o", help="The file, or a folder for it.", show_default="NAME-TYPE.gguf")
     ] = None,
     base: Base = None,
+    importance: Annotated[bool, typer.Option("--importance", help="Quantise by what matters on the run's valid split.")] = False,
+    certificate: Certificate = True,
 ) -> None:
     """Write one GGUF file for llama.cpp, Ollama or LM Studio: the adapter fused, tokenizer and chat template within."""
     from whet.pipeline.export_step import export_gguf_file
 
-    written = export_gguf_file(what, out, kind, base, typer.echo)
+    written = export_gguf_file(what, out, kind, base, typer.echo, is_proved=certificate, has_importance=importance)
     for note in written.notes:
         typer.echo(f"note: {note}")
     typer.echo(f"gguf: {written.path}")
+
+
+@app.command(epilog="Example: whet export ollama runs/demo -o officials-ollama --create officials")
+def ollama(
+    what: What,
+    *,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")],
+    kind: Annotated[str, typer.Option("--type", help="Type of the weights, as for `whet export gguf`.")] = "q8_0",
+    base: Base = None,
+    template: Annotated[
+        Path | None, typer.Option("--template", help="A Go template of your own, where whet can't derive one.")
+    ] = None,
+    is_adapter: Annotated[bool, typer.Option("--adapter", help="Base and adapter apart, where Ollama applies it.")] = False,
+    create: Annotated[str | None, typer.Option("--create", metavar="NAME", help="Have a running Ollama make the model.")] = None,
+    certificate: Certificate = True,
+) -> None:
+    """Write a folder for `ollama create`: GGUF, and a Modelfile whose template gives the ids that the model was trained on."""
+    from whet.pipeline.ollama_step import OllamaChoices, export_ollama
+
+    export_ollama(what, out, OllamaChoices(kind, base, template, is_adapter, create, certificate), typer.echo)
 
 
 @app.command("hf", epilog="Example: whet export hf runs/demo -o officials --push me/officials")
@@ -46,10 +74,12 @@ def hf(
     max_shard_size: ShardSize = "5GB",
     push: Annotated[str, typer.Option("--push", metavar="OWNER/NAME", help="Upload it; else nothing leaves here.")] = "",
     is_public: Annotated[bool, typer.Option("--public", help="With --push: a repository that all may see.")] = False,
+    certificate: Certificate = True,
 ) -> None:
     """Write a folder in the Hugging Face layout, ready to push: weights, tokenizer, template, card."""
     from whet.export.adapter_folder import export_adapter
     from whet.export.push import push as push_folder
+    from whet.pipeline.export_step import prove_folder
     from whet.pipeline.specialist import open_specialist
 
     if is_adapter:
@@ -58,7 +88,10 @@ def hf(
             typer.echo(note)
         typer.echo(f"adapter: {out}")
     else:
-        say_fused(fuse_specialist(run, out, base, dtype, max_shard_size))
+        fused = fuse_specialist(run, out, base, dtype, max_shard_size)
+        say_fused(fused)
+        if certificate:
+            prove_folder(run, base, fused.folder, "hf", typer.echo)
     if push:
         typer.echo(f"pushed: {push_folder(out, push, is_public=is_public)}")
 
@@ -71,11 +104,15 @@ def mlx(
     dtype: Dtype = "base",
     max_shard_size: ShardSize = "5GB",
     is_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    certificate: Certificate = True,
 ) -> None:
     """Write a folder that mlx-lm reads as transformers does: the fused model, its config with what mlx-lm looks for."""
     from whet.export.fuse import fused_facts
+    from whet.pipeline.export_step import prove_folder
 
     fused = fuse_specialist(run, out, base, dtype, max_shard_size, is_for_mlx=True)
+    if certificate:
+        prove_folder(run, base, fused.folder, "mlx", (lambda words: None) if is_json else typer.echo)
     if is_json:
         typer.echo(json.dumps({"folder": str(out), **fused_facts(fused)}, ensure_ascii=False))
     else:
