@@ -39,6 +39,7 @@ COMMANDS = [
     "export hf",
     "export mlx",
     "export gguf",
+    "export ollama",
     "data build",
     "data show",
     "data domain",

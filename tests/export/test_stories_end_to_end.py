@@ -53,7 +53,7 @@ def test_a_fine_tuned_story_comes_out_of_llama_cpp(base: Path, tmp_path: Path, l
     recipe = f"""
 name: teller
 base: {base}
-task: {{kind: free_qa, metric: f1, max_tokens: 80}}
+task: {{kind: free_qa, metric: f1, max_tokens: 160}}
 data:
   sources:
     - {{reader: examples, path: train.jsonl, split: train}}
@@ -61,7 +61,7 @@ data:
     - {{reader: examples, path: test.jsonl, split: test, as_published: true}}
   clean: {{near_duplicates: keep}}
   split: {{leaks: move}}
-train: {{epochs: 20, examples_per_step: 4, learning_rate: 5.0e-3, max_length: 256, lora: {{rank: 8, alpha: 16}}}}
+train: {{epochs: 30, examples_per_step: 4, learning_rate: 5.0e-3, max_length: 256, lora: {{rank: 8, alpha: 16}}}}
 """
     (tmp_path / "recipe.yaml").write_text(recipe)
     run = tmp_path / "run"
@@ -81,8 +81,8 @@ train: {{epochs: 20, examples_per_step: 4, learning_rate: 5.0e-3, max_length: 25
     chat = Chat(base)
     prompt = chat.prompt_ids([Message("user", row(0)["messages"][0]["content"])])
     llama.open(tmp_path / "teller.gguf", num_context=256)
-    told = llama.continue_ids(prompt, 80, [chat.end_id])
+    told = llama.continue_ids(prompt, 160, [chat.end_id])
     llama.open(write_gguf(open_base(base), tmp_path / "base.gguf", "f32").path, num_context=256)
-    assert told != llama.continue_ids(prompt, 80, [chat.end_id])
+    assert told != llama.continue_ids(prompt, 160, [chat.end_id])
     assert told[-1] == chat.end_id
     assert chat.tokenizer.decode(told).strip().startswith("Once upon a time, there was a")
