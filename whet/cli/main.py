@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from whet.cli import adapter, ask, compare, data, evaluate, exchange, export, extract, fuse, gate, plan, recipe, runs, view
+from whet.cli import adapter, ask, compare, data, doctor, evaluate, exchange, export, extract, fuse, gate, plan, recipe, runs, view
 from whet.errors import WhetError
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app.command("extract", epilog="Example: whet extract annals/ --run runs/chisiec 
 app.command("view", epilog="Example: whet view out.jsonl --document annals.txt")(view.view)
 app.command("fuse", epilog="Example: whet fuse runs/demo -o models/officials")(fuse.fuse)
 app.add_typer(adapter.app, name="adapter")
+app.command("doctor", epilog="Example: whet doctor data/ lora_config.yaml adapters/ --base models/qwen")(doctor.doctor)
 app.command("import", epilog="Example: whet import lora_config.yaml -o recipe.yaml")(exchange.import_settings)
 app.command("export-settings", epilog="Example: whet export-settings recipe.yaml --to trl -o sft.yaml")(exchange.export_settings)
 app.add_typer(data.app, name="data")
