@@ -119,7 +119,8 @@ def test_unreviewed_output_of_a_model_is_an_error_and_corrected_is_not(tmp_path:
 def test_two_answers_to_one_question_and_mixed_normal_forms_are_counted(tmp_path: Path) -> None:
     train = rows(0, 20) + [chat(question(n), "另") for n in range(5)]
     assert "5 of 20 (25%)" in named(diagnose([write(tmp_path / "data", train=train)]), "two golds for one question").what
-    loose = [chat(f"caf{'e\u0301' if n % 4 == 0 else 'é'} number {n} of the long street {n * 7}", f"{n}") for n in range(40)]
+    letters = ["e\u0301", "\u00e9", "\u00e9", "\u00e9"]
+    loose = [chat(f"caf{letters[n % 4]} number {n} of the long street {n * 7}", f"{n}") for n in range(40)]
     assert "10 of 40" in named(diagnose([write(tmp_path / "forms", train=loose)]), "mixed normal forms").what
 
 
