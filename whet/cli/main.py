@@ -4,7 +4,23 @@ import sys
 
 import typer
 
-from whet.cli import adapter, ask, compare, data, doctor, evaluate, exchange, export, extract, fuse, gate, plan, recipe, runs, view
+from whet.cli import (
+    adapter,
+    ask,
+    compare,
+    data,
+    doctor,
+    evaluate,
+    exchange,
+    export,
+    extract,
+    fuse,
+    gate,
+    plan,
+    recipe,
+    runs,
+    view,
+)
 from whet.errors import WhetError
 
 app = typer.Typer(
