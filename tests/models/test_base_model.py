@@ -135,3 +135,9 @@ def test_large_weights_are_told_apart_by_header_and_size(tmp_path: Path) -> None
             file.truncate(path.stat().st_size - 16 + 4 * count)
         prints.add(open_base(path.parent).fingerprint)
     assert len(prints) == 3
+
+
+def test_a_base_is_called_what_others_call_it(tmp_path: Path, base: BaseModel) -> None:
+    assert base.name == "whet-embedded"
+    assert open_base(model(tmp_path / "qwen")).name == "qwen"
+    assert open_base(model(tmp_path / "models--acme--base-1b" / "snapshots" / ("a" * 40))).name == "acme/base-1b"

@@ -28,9 +28,9 @@ def export_adapter(base: BaseModel, adapter: Adapter, out: Path, facts: Facts | 
             write_peft(read_adapter(adapter.folder), folder)
         else:
             shutil.copyfile(adapter.folder / WEIGHTS, folder / WEIGHTS)
-        write_json(folder / CONFIG, adapter.config | {"base_model_name_or_path": base_name or base.folder.name})
+        write_json(folder / CONFIG, adapter.config | {"base_model_name_or_path": base_name or base.name})
         notes += copy_companions(base, adapter, folder)
         write_model_card(folder, base, adapter, {}, facts, library="peft", base_name=base_name)
         write_json(folder / CARD, {"kind": "lora", "export": True, "base_fingerprint": base.fingerprint,
-                                   "base": base_name or base.folder.name})  # fmt: skip
+                                   "base": base_name or base.name})  # fmt: skip
     return notes

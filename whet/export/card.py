@@ -85,7 +85,7 @@ def write_model_card(
     fused: what fused_facts says; empty where nothing was fused. base_name: the base's name where others find it.
     """
     licence = licence_of(base)
-    named = base_name or base.folder.name
+    named = base_name or base.name
     head = {"base_model": named, "library_name": library, "pipeline_tag": "text-generation", "tags": ["whet"]}
     if licence.name:
         head["license"] = licence.name
@@ -102,7 +102,7 @@ def write_model_card(
     lines += ["## Made from", "", "| what | |", "| --- | --- |"]
     kind = "the whole model, trained" if adapter.kind == "full" else "a LoRA adapter"
     lines += [
-        f"| base | {_cell(base.folder.name)}, fingerprint {base.fingerprint} |",
+        f"| base | {_cell(named)}, fingerprint {base.fingerprint} |",
         f"| licence of the base | {_cell(licence.words)} |",
         f"| trained | {kind}, fingerprint {adapter.fingerprint} |",
         *(f"| {_cell(name)} | {_cell(value)} |" for name, value in (facts.settings if facts else ())),

@@ -36,6 +36,17 @@ class BaseModel:
     gigabytes. Files of at most 64 MB are hashed whole."""
 
     @property
+    def name(self) -> str:
+        """What it is called: its folder's name, or in a Hugging Face cache OWNER/NAME."""
+        if self.folder == EMBEDDED_PATH:
+            return "whet-embedded"
+        folder = self.folder.absolute()
+        cached = folder.parent.parent.name
+        if folder.parent.name == "snapshots" and cached.startswith("models--"):
+            return cached.removeprefix("models--").replace("--", "/", 1)
+        return folder.name
+
+    @property
     def model_type(self) -> str:
         return str(self.config.get("model_type", ""))
 
