@@ -9,7 +9,7 @@ from typing import Any
 
 from scripted_reading import Reader, read, reply, source_of, task
 
-from whet.data.chunks import ChunkSettings, cut_chunks
+from whet.data.chunks import Cut, cut_chunks
 from whet.data.documents.source import Piece
 from whet.errors import InputError
 from whet.extract.flow import Flow, Way
@@ -46,7 +46,7 @@ class Text:
 
 
 def way(size: int = 60, overlap: int = 16, prepare: PrepareSettings = KEEP, **settings: Any) -> Way:
-    chunks = ChunkSettings(size=size, overlap=overlap)
+    chunks = Cut(size=size, overlap=overlap)
     return Way(task(**settings), prepare, lambda name, pieces: cut_chunks(name, pieces, chunks, len), overlap, 5)
 
 

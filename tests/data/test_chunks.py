@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from whet.data.chunks import Chunk, ChunkSettings, cut_chunks
+from whet.data.chunks import Chunk, ChunkSettings, Cut, cut_chunks
 from whet.data.documents.source import Piece
 from whet.errors import InputError
 
@@ -17,9 +17,7 @@ from whet.errors import InputError
 VISIBLE = ("少", "師", "。", "」", "！", " ", "\n", "\r\n", "a", ".", "e\u0301", "👩\u200d👩\u200d👧", "👍🏽", "🇨🇳", "각", "\u1100\u1161\u11a8",
            "葛\U000e0100", "𠮷", "שׁ", "❤️", "0️⃣", "\u3000", "︒", "\0")  # fmt: skip
 TEXTS = st.lists(st.sampled_from(VISIBLE), max_size=120)
-SETTINGS = st.integers(8, 40).flatmap(
-    lambda size: st.builds(ChunkSettings, size=st.just(size), overlap=st.integers(0, size // 2))
-)
+SETTINGS = st.integers(8, 40).flatmap(lambda size: st.builds(Cut, size=st.just(size), overlap=st.integers(0, size // 2)))
 
 
 def pieces(text: str, *cuts: int) -> list[Piece]:
@@ -27,8 +25,8 @@ def pieces(text: str, *cuts: int) -> list[Piece]:
     return [Piece(text[low:high], low) for low, high in itertools.pairwise(bounds)]
 
 
-def cut(text: str, settings: ChunkSettings | None = None, count=None, **options) -> list[Chunk]:
-    return list(cut_chunks("d", pieces(text), settings or ChunkSettings(**options), count))
+def cut(text: str, settings: Cut | None = None, count=None, **options) -> list[Chunk]:
+    return list(cut_chunks("d", pieces(text), settings or Cut(**options), count))
 
 
 def words(text: str) -> int:
@@ -128,7 +126,7 @@ def test_an_id_speaks_of_document_start_and_text():
     chunks = cut(text)
     assert all(re.fullmatch("[0-9a-f]{32}", chunk.id) for chunk in chunks)
     assert [chunk.id for chunk in chunks] == [chunk.id for chunk in cut(text)]
-    other = list(cut_chunks("e", pieces(text), ChunkSettings()))
+    other = list(cut_chunks("e", pieces(text), Cut()))
     assert not {chunk.id for chunk in chunks} & {chunk.id for chunk in other}
     assert chunks[0].text == chunks[1].text
     assert chunks[0].id != chunks[1].id
@@ -141,7 +139,7 @@ def test_chunks_know_their_pages():
         Piece("第三頁。" * 5, 12, 3),
         Piece("四。", 32, 4),
     ]
-    chunks = list(cut_chunks("d", said, ChunkSettings(size=16, overlap=4)))
+    chunks = list(cut_chunks("d", said, Cut(size=16, overlap=4)))
     assert [(chunk.start, chunk.end, chunk.page, chunk.pages) for chunk in chunks] == [
         (0, 16, 1, ((1, 0), (3, 12))), (12, 28, 3, ((3, 12),)), (24, 34, 3, ((3, 12), (4, 32)))
     ]  # fmt: skip
@@ -163,7 +161,7 @@ def test_the_page_of_every_character_can_be_told(parts, settings):
 @given(TEXTS, st.integers(8, 20))
 def test_chunks_of_tokens_are_no_larger_than_said(parts, size):
     text = "".join(parts)
-    chunks = cut(text, ChunkSettings(size=size, overlap=size // 4, unit="tokens"), words)
+    chunks = cut(text, Cut(size=size, overlap=size // 4, unit="tokens"), words)
     assert all(words(chunk.text) <= size for chunk in chunks)
     assert [chunk.text for chunk in chunks] == [text[chunk.start : chunk.end] for chunk in chunks]
     reached = 0
@@ -181,7 +179,7 @@ def test_tokens_are_counted_a_few_times_a_chunk():
         calls.append(len(part))
         return words(part)
 
-    chunks = cut(text, ChunkSettings(size=200, overlap=20, unit="tokens"), count)
+    chunks = cut(text, Cut(size=200, overlap=20, unit="tokens"), count)
     sizes = [words(chunk.text) for chunk in chunks[:-1]]
     assert min(sizes) > 150
     assert len(calls) < 8 * len(chunks)
@@ -191,7 +189,7 @@ def test_a_tokenizer_that_makes_more_tokens_of_less_is_held_to_the_size():
     def count(text: str) -> int:
         return len(text) // 8 if len(text) % 8 == 0 else len(text)
 
-    chunks = cut("少師蹇義卒於位。" * 40 + "少師", ChunkSettings(size=16, overlap=4, unit="tokens"), count)
+    chunks = cut("少師蹇義卒於位。" * 40 + "少師", Cut(size=16, overlap=4, unit="tokens"), count)
     assert all(count(chunk.text) <= 16 for chunk in chunks)
 
 
@@ -201,11 +199,28 @@ def test_memory_does_not_grow_with_the_document():
             yield Piece("少師蹇義卒於位，上輟朝一日。" * 1000, 14_000 * number)
 
     tracemalloc.start()
-    num_chunks = sum(1 for _ in cut_chunks("d", stream(), ChunkSettings()))
+    num_chunks = sum(1 for _ in cut_chunks("d", stream(), Cut()))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert num_chunks > 900
     assert peak < 500_000
+
+
+@pytest.mark.parametrize(
+    ("said", "longest", "cut"),
+    [
+        ({}, None, Cut(900, 120)),
+        ({}, 76, Cut(76, 10)),
+        ({}, 3, Cut(8, 1)),
+        ({}, 5_000, Cut(900, 120)),
+        ({"overlap": 60}, 76, Cut(76, 38)),
+        ({"size": 600}, 76, Cut(600, 80)),
+        ({"size": 600, "overlap": 0}, None, Cut(600, 0)),
+        ({"unit": "tokens"}, 76, Cut(900, 120, "tokens")),
+    ],
+)
+def test_chunks_are_as_long_as_the_texts_of_the_training_unless_said_otherwise(said, longest, cut):
+    assert ChunkSettings(**said).cut_to(longest) == cut
 
 
 def test_settings_that_do_not_fit_are_refused():

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from whet.pipeline.ask import Silent, ask_run
 from whet.pipeline.bench import Bench, hash_code
 from whet.pipeline.compare import compare_folders
 from whet.pipeline.run import evaluate_folder, run, saved_recipe
-from whet.pipeline.train_step import StoppedError, forget_checkpoints, train_key
+from whet.pipeline.train_step import StoppedError, forget_checkpoints, train_key, trained_adapter
 from whet.recipe import recipe_from
+from whet.records import Example, Message, Request
 from whet.storage import hash_folder, locked, read_json, read_jsonl, write_json
+from whet.tasks.extraction import Extraction
 
 pytestmark = pytest.mark.end_to_end
 TAGS = {"name": {"tag": "P"}, "office": {"tag": "O"}}
@@ -344,6 +347,21 @@ def test_an_adapter_of_another_recipe_than_the_folders_is_refused(done: Path) ->
     for fails in (lambda: evaluate_folder(done, Log()), lambda: ask_run(done, "蹇義卒。")):
         with pytest.raises(InputError, match="trained with another recipe"):
             fails()
+
+
+def test_an_adapter_is_asked_by_other_code_but_never_with_other_prompts(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("whet.pipeline.bench.hash_code", lambda room: f"a newer {room}")
+    bench = Bench(saved_recipe(done), done, Log())
+    assert trained_adapter(bench).card["train_key"] != train_key(bench)  # it would be trained anew, and can be asked all the same
+    rendered = Extraction.ask
+
+    def asked(self: Extraction, example: Example) -> Request:
+        request = rendered(self, example)
+        return replace(request, messages=(*request.messages[:-1], Message("user", f"{request.messages[-1].content} ")))
+
+    monkeypatch.setattr(Extraction, "ask", asked)
+    with pytest.raises(InputError, match="prompts that read otherwise"):
+        trained_adapter(Bench(saved_recipe(done), done, Log()))
 
 
 def test_two_runs_do_not_work_in_one_folder(corpus: Path, done: Path) -> None:

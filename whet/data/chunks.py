@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import regex
 
 Unit = Literal["characters", "tokens"]
+MOST_SIZE = 900  # of a chunk where nobody says how long it shall be
 MAX_CHARACTERS_A_TOKEN = 16  # of a chunk in tokens, however few those are
 ENDS_ALONE = "。！？；｡︒︕︖︔﹒﹔﹖﹗．։؟؛۔܀।॥၊။។᠃᠉"
 """Ends of sentences in themselves, in scripts that have no spaces behind them."""
@@ -52,18 +53,36 @@ def _patterns() -> _Patterns:
 class ChunkSettings(Settings):
     """How documents are cut."""
 
-    size: int = Field(default=900, ge=8)
-    """Most characters (or tokens) of a chunk."""
-    overlap: int = Field(default=120, ge=0)
-    """Most characters (or tokens) at the beginning of a chunk that stood at the end of the one before."""
+    size: int | None = Field(default=None, ge=8)
+    """Most characters (or tokens) of a chunk; null: as the longest text that the specialist was trained on, at most 900."""
+    overlap: int | None = Field(default=None, ge=0)
+    """Most characters (or tokens) at the beginning of a chunk that stood at the end of the one before; null: 2/15 of the size."""
     unit: Unit = "characters"
     """What size and overlap count: characters (code points), or tokens of the base."""
 
     @model_validator(mode="after")
     def _overlap_is_small(self) -> "ChunkSettings":
-        if self.overlap > self.size // 2:
-            raise ValueError(f"overlap {self.overlap} is more than half of size {self.size}")
+        if self.overlap is not None and self.overlap > (self.size or MOST_SIZE) // 2:
+            raise ValueError(f"overlap {self.overlap} is more than half of size {self.size or MOST_SIZE}")
         return self
+
+    def cut_to(self, longest: int | None) -> "Cut":
+        """The figures; `longest` is the longest text of the training in characters, None where nobody knows.
+
+        Cut to the training's measure, an overlap that was asked for gives way where it is more than half of the size.
+        """
+        by_training = longest if self.unit == "characters" else None
+        size = self.size or min(max(by_training or MOST_SIZE, 8), MOST_SIZE)
+        return Cut(size, min(size * 2 // 15 if self.overlap is None else self.overlap, size // 2), self.unit)
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """How documents are cut, in figures: most characters or tokens of a chunk, and of what it has of the one before."""
+
+    size: int = MOST_SIZE
+    overlap: int = MOST_SIZE * 2 // 15
+    unit: Unit = "characters"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +103,7 @@ class Chunk:
 
 
 def cut_chunks(
-    document_name: str, pieces: Iterable[Piece], settings: ChunkSettings, count_tokens: Callable[[str], int] | None = None
+    document_name: str, pieces: Iterable[Piece], settings: Cut, count_tokens: Callable[[str], int] | None = None
 ) -> Iterator[Chunk]:
     """The chunks of a document, in order; together they cover every character of it.
 
@@ -160,7 +179,7 @@ class _Window:
 class _Ruler:
     """How far a chunk may reach and how far the next one begins before its end, in characters or tokens."""
 
-    def __init__(self, settings: ChunkSettings, count_tokens: Callable[[str], int] | None) -> None:
+    def __init__(self, settings: Cut, count_tokens: Callable[[str], int] | None) -> None:
         self._settings = settings
         self._count = count_tokens if settings.unit == "tokens" else None
         self.most = settings.size * (MAX_CHARACTERS_A_TOKEN if self._count else 1)

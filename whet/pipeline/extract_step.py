@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from whet.config import Places, apply_overrides, load
-from whet.data.chunks import Chunk, cut_chunks
+from whet.data.chunks import Chunk, Cut, cut_chunks
 from whet.data.documents.find import find_documents
 from whet.data.documents.source import Piece
 from whet.errors import InputError, InterruptedRunError, WhetError
@@ -85,9 +85,11 @@ def extract(
     who = answering or choose_answering(bench, saved, is_base=order.is_base)
     if order.ray:
         who = spread(who, bench, order.ray)
-    way = Way(task, bench.recipe.data.prepare, _cutter(bench), settings.chunks.overlap, settings.max_errors_in_a_row, who.fits)
+    longest = _longest(bench, who)
+    cut = settings.chunks.cut_to(longest)
+    way = Way(task, bench.recipe.data.prepare, _cutter(bench, cut), cut.overlap, settings.max_errors_in_a_row, who.fits)
     trust = _trust(bench, saved, who)
-    if too_long := _too_long(bench, who):
+    if too_long := _too_long(cut, longest):
         note(too_long)
     folder = order.targets.state
     with locked(folder), closing(open_state(folder, _decisive(bench, who), is_anew=order.is_anew)) as state:
@@ -162,29 +164,29 @@ def _trust(bench: Bench, saved: Bench, who: Answering) -> Trust:
     return Trust(calibrate, found.accepts, found.reason)
 
 
-def _cutter(bench: Bench) -> Callable[[str, Iterable[Piece]], Iterator[Chunk]]:
-    """Cuts documents as the recipe says; the tokenizer is opened where chunks are counted in tokens."""
-    settings = bench.recipe.extract.chunks
+def _cutter(bench: Bench, cut: Cut) -> Callable[[str, Iterable[Piece]], Iterator[Chunk]]:
+    """Cuts documents; the tokenizer is opened where chunks are counted in tokens."""
 
     def count_tokens(text: str) -> int:
         return len(bench.chat.tokenizer.encode(text))
 
-    return lambda name, pieces: cut_chunks(name, pieces, settings, count_tokens)
+    return lambda name, pieces: cut_chunks(name, pieces, cut, count_tokens)
 
 
-def _too_long(bench: Bench, who: Answering) -> str:
+def _longest(bench: Bench, who: Answering) -> int | None:
+    """Characters of the longest text that the specialist was trained on; None where another answers, or nobody knows."""
+    if who.adapter is None or not (bench.folder.data / "train.jsonl").is_file():
+        return None
+    return max((len(example.text) for example in bench.folder.examples("train")), default=None)
+
+
+def _too_long(cut: Cut, longest: int | None) -> str:
     """What to do where chunks are longer than all that the specialist was trained on: it then leaves records out."""
-    settings = bench.recipe.extract.chunks
-    if who.adapter is None or settings.unit != "characters" or not (bench.folder.data / "train.jsonl").is_file():
+    if longest is None or cut.unit != "characters" or cut.size <= MOST_LONGER * max(longest, 8):
         return ""
-    longest = max((len(example.text) for example in bench.folder.examples("train")), default=0)
-    if settings.size <= MOST_LONGER * max(longest, 8):
-        return ""
-    size = max(longest, 8)
     return (
-        f"chunks have up to {settings.size:,} characters, and the longest text of the training had {longest:,}: a specialist "
-        f"leaves records out of texts that are longer. Give it such as it knows: extract.chunks.size={size} "
-        f"extract.chunks.overlap={min(settings.overlap, size // 3)}"
+        f"chunks have up to {cut.size:,} characters, and the longest text of the training had {longest:,}: a specialist "
+        "leaves records out of texts that are longer. Leave extract.chunks.size out, and chunks are as long as that"
     )
 
 

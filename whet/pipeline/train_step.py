@@ -18,9 +18,9 @@ from whet.models.architecture import read_sizes
 from whet.pipeline.bench import Bench, Folder
 from whet.pipeline.look import Looker, looks_key
 from whet.records import Example
-from whet.storage import hash_file, locked, read_json, read_jsonl, write_json, write_text
+from whet.storage import canonical, hash_file, hash_text, locked, read_json, read_jsonl, write_json, write_text
 from whet.train.batches import num_computed, pack_numbered, pack_rows
-from whet.train.encode import Row, encode
+from whet.train.encode import Row, encode, encode_example
 from whet.train.loop import Progress, Training, TrainResult, TrainSettings, valid_loss
 from whet.train.order import Order, base_losses, difficulties
 from whet.train.plan import Work, lower, setup_of
@@ -46,27 +46,49 @@ class StoppedError(KeyboardInterrupt):
 
 
 def train_key(bench: Bench) -> str:
-    """What the adapter depends on."""
+    """What the adapter depends on, the code that trains it too: with another key it is trained anew."""
+    parts = _trained_from(bench)
+    settings = _settings(bench)
+    code = (*CODE, *SCORE_CODE) if settings.choose_by == "score" or settings.looks is not None else CODE
+    return bench.key(code, *parts)
+
+
+def use_key(bench: Bench) -> str:
+    """What an adapter must share with its folder to be asked: recipe, base and data, and the very tokens of the first example.
+
+    No code is in it: a newer version of whet asks an older one's adapter, as long as it renders what was trained.
+    """
+    first = next(bench.folder.examples("train"))
+    row = encode_example(first, bench.task, bench.chat)
+    plain = [part.model_dump(mode="json") if hasattr(part, "model_dump") else part for part in _trained_from(bench)]
+    return hash_text(canonical([*plain, row.prompt_ids, row.answer_ids]))
+
+
+def _settings(bench: Bench) -> TrainSettings:
     if bench.recipe.train is None:
         raise InputError("train", "is null in this recipe", "Give it a train section")
+    return bench.recipe.train
+
+
+def _trained_from(bench: Bench) -> list[Any]:
+    """Settings, task, base and data of the training."""
     files = [hash_file(bench.folder.data / f"{split}.jsonl") for split in ("train", "valid")]
-    settings, sources = bench.recipe.train, None
+    settings, sources = _settings(bench), None
     if settings.mix is not None:  # it goes by the sources' names, which the examples do not hold
         sources = [[source["name"], source["files"]] for source in _sources(bench)]
-    code = (*CODE, *SCORE_CODE) if settings.choose_by == "score" or settings.looks is not None else CODE
     looks = looks_key(settings.looks) if settings.looks is not None else None
     # How often it is saved and who watches changes nothing about the adapter.
     plain = settings.model_dump(mode="json", exclude={"checkpoints", "trackers", "looks"})
-    return bench.key(code, plain, bench.recipe.task, bench.recipe.device, bench.base.fingerprint, files, sources, looks)
+    return [plain, bench.recipe.task, bench.recipe.device, bench.base.fingerprint, files, sources, looks]
 
 
 def trained_adapter(bench: Bench) -> Adapter:
-    """The run's adapter; refused when the folder's recipe or data are no longer those that it was trained with."""
+    """The run's adapter; refused where the folder's recipe or data are no longer those that it was trained with."""
     adapter = open_adapter(bench.folder.adapter, bench.base)
-    if adapter.card.get("train_key") != train_key(bench):
+    if adapter.card.get("use_key") != use_key(bench):
         raise InputError(
             str(bench.folder.adapter),
-            "was trained with another recipe, other data or another version of whet than this run folder now holds",
+            "was trained with another recipe or other data than this run folder now holds, or with prompts that read otherwise",
             "Run the recipe again: whet run RECIPE",
         )
     return adapter
@@ -120,7 +142,8 @@ def _train(
     look = Looker(bench, settings.looks) if settings.looks is not None else None
     training = Training(
         backend, bench.base, proved.rows, proved.valid_rows, settings, folder.train,
-        key=key, order=proved.order(), score=lambda: _score(bench, settings.score_examples), look=look, say=watch.say,
+        key=key, card={"use_key": use_key(bench)}, order=proved.order(), look=look,
+        score=lambda: _score(bench, settings.score_examples), say=watch.say,
     )  # fmt: skip
     is_resumed = training.take_up()
     with stop_on_interrupt() as is_stopped, _trackers(bench, settings, key, is_resumed) as trackers:

@@ -3,10 +3,10 @@
 import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -110,7 +110,8 @@ def valid_loss(backend: Backend, packs: Sequence[Pack]) -> float:
 class Training:
     """One run of the loop: its rows, its backend with the adapter attached, where it writes.
 
-    key: what the run depends on; checkpoints of another key are not taken up. order: of the rows; shuffled if not given.
+    key: what the run depends on; checkpoints of another key are not taken up. card: more that the adapter's card shall say.
+    order: of the rows; shuffled if not given.
     score: the task's score with the adapter that is attached, higher is better.
     look: asks that adapter the suite's small edition. say: is told one line about what matters.
     """
@@ -125,6 +126,7 @@ class Training:
         out: Path,
         *,
         key: str = "",
+        card: Mapping[str, Any] | None = None,
         order: Order | None = None,
         score: Callable[[], float] | None = None,
         look: Looker | None = None,
@@ -133,7 +135,7 @@ class Training:
         if settings.choose_by == "score" and score is None:
             raise InputError("train.choose_by", "is score, but this task measures none while it trains", "Set it to valid_loss")
         self.backend, self.base, self.settings, self.out = backend, base, settings, out
-        self.key, self.rows = key, train_rows
+        self.key, self.rows, self.card = key, train_rows, dict(card or {})
         assert (look is None) == (settings.looks is None), "looks that the settings ask for"
         self.look = look
         self.score = {"valid_loss": None, "score": score, "suite": self._look_for_score}[settings.choose_by]
@@ -311,7 +313,7 @@ class Training:
 
     def _save_best(self) -> None:
         course = self.course
-        facts = {"step": course.best_step, "valid_loss": course.best_loss, "train_key": self.key}
+        facts = {"step": course.best_step, "valid_loss": course.best_loss, "train_key": self.key, **self.card}
         if not self.is_writer:
             self.backend.save_adapter(self.adapter_folder)
             return

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from written_pdfs import Run, write_pdf
 
 from whet.config import load
-from whet.data.chunks import ChunkSettings, cut_chunks
+from whet.data.chunks import Cut, cut_chunks
 from whet.data.documents.document import Document
 from whet.data.documents.encoding import Encoding
 from whet.data.documents.find import find_documents
@@ -75,7 +75,7 @@ def test_chunks_of_a_pdf_lead_back_to_their_place_on_the_page(tmp_path):
     path = tmp_path / "a.pdf"
     path.write_bytes(write_pdf([[Run(50, 800, "永樂二年。少師蹇義卒。")], [Run(50, 700, "上輟朝。遣官致祭。")]]))
     document = only(path)
-    chunks = list(cut_chunks(document.name, document.pieces(), ChunkSettings(size=12, overlap=0)))
+    chunks = list(cut_chunks(document.name, document.pieces(), Cut(size=12, overlap=0)))
     chunk = next(chunk for chunk in chunks if "遣官" in chunk.text)
     start = chunk.start + chunk.text.index("遣官")
     (box,) = document.boxes(start, start + 2, chunk.pages[-1])
