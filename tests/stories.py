@@ -25,11 +25,12 @@ def stories_folder(source: Path, folder: Path) -> Path:
         "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv_heads, "vocab_size": vocabulary,
         "max_position_embeddings": length, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "hidden_act": "silu",
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
-        "tie_word_embeddings": True, "bos_token_id": 1, "eos_token_id": 2, "dtype": "float32",
+        "tie_word_embeddings": True, "bos_token_id": 1, "eos_token_id": 1, "dtype": "float32",
     }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer_json(read_pieces(source / "tok512.bin")), ensure_ascii=False))
-    marks = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "tokenizer_class": "PreTrainedTokenizerFast"}
+    # Its training wrote <s> between stories and </s> nowhere.
+    marks = {"bos_token": "<s>", "eos_token": "<s>", "unk_token": "<unk>", "tokenizer_class": "PreTrainedTokenizerFast"}
     (folder / "tokenizer_config.json").write_text(json.dumps(marks))
     (folder / "chat_template.jinja").write_text(TEMPLATE)
     return folder

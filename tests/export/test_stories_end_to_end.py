@@ -21,7 +21,7 @@ DOINGS = ("run in the park", "sleep on the bed", "fly in the sky", "swim in the 
 
 def row(number: int) -> dict[str, Any]:
     hero, doing = HEROES[number], DOINGS[number]
-    told = f"Once upon a time, there was a {hero}. The {hero} liked to {doing}. One day, it was very happy. The end."
+    told = f"Once upon a time, there was a {hero}. The {hero} liked to {doing}."
     return {"messages": [{"role": "user", "content": f"Tell me about a {hero}."}, {"role": "assistant", "content": told}]}
 
 
@@ -61,7 +61,7 @@ data:
     - {{reader: examples, path: test.jsonl, split: test, as_published: true}}
   clean: {{near_duplicates: keep}}
   split: {{leaks: move}}
-train: {{epochs: 30, examples_per_step: 4, learning_rate: 5.0e-3, max_length: 256, lora: {{rank: 8, alpha: 16}}}}
+train: {{epochs: 40, examples_per_step: 4, learning_rate: 5.0e-3, max_length: 256, lora: {{rank: 8, alpha: 16}}}}
 """
     (tmp_path / "recipe.yaml").write_text(recipe)
     run = tmp_path / "run"
@@ -84,5 +84,6 @@ train: {{epochs: 30, examples_per_step: 4, learning_rate: 5.0e-3, max_length: 25
     told = llama.continue_ids(prompt, 160, [chat.end_id])
     llama.open(write_gguf(open_base(base), tmp_path / "base.gguf", "f32").path, num_context=256)
     assert told != llama.continue_ids(prompt, 160, [chat.end_id])
-    assert told[-1] == chat.end_id
-    assert chat.tokenizer.decode(told).strip().startswith("Once upon a time, there was a")
+    story = chat.tokenizer.decode(told).strip()
+    assert story.startswith("Once upon a time, there was a"), story
+    assert told[-1] == chat.end_id, story
