@@ -59,6 +59,7 @@ def test_without_llama_cpp_the_file_is_written_and_not_judged(tmp_path: Path, mo
     assert any("not judged" in words and "llama-cpp-python" in words for words in said)
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("is_written", [True, False])
 def test_mlx_needs_the_base_of_its_rotation(is_written: bool, tmp_path: Path) -> None:
     """transformers 5 writes rope_theta below rope_parameters, mlx-lm reads it above: whether it stands there decides."""
