@@ -70,4 +70,5 @@ def note(name: str, place: object, what: str, why: str, remedy: str) -> Finding:
 
 def share(part: int, whole: int) -> str:
     """A part of a whole in words that can be checked."""
-    return f"{part:,} of {whole:,} ({part / whole:.0%})" if whole else f"{part:,} of 0"
+    digits = 1 if whole and 0 < part / whole < 0.01 else 0
+    return f"{part:,} of {whole:,} ({part / whole:.{digits}%})" if whole else f"{part:,} of 0"

@@ -16,6 +16,7 @@ from whet.storage import read_json
 DATA_SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv")
 SETTINGS_SUFFIXES = (".yaml", ".yml", ".py")
 MOST_FILES = 200
+WHOLE = ("all", "full", "whole", "complete", "combined", "everything")
 SMALL_JSON = 64_000_000
 
 
@@ -82,7 +83,7 @@ def _findings(things: Things, context: Context) -> Findings:
     for path in things.settings:
         yield from _guarded(path, settings.look(read_settings(path), context))
     if things.data:
-        yield from _guarded(things.data[0], _rows(things.data, context))
+        yield from _guarded(things.data[0], _rows(_parts(things.data), context))
     for path in things.adapters:
         yield from _guarded(path, adapters.look(path, context))
     for path in things.runs:
@@ -95,6 +96,12 @@ def _findings(things: Things, context: Context) -> Findings:
         yield from _guarded(path, exported.look_modelfile(path, context))
     if things.results:
         yield from _guarded(things.results[0], figures.look(things.results, context))
+
+
+def _parts(paths: list[Path]) -> list[Path]:
+    """The files, but for one that holds all the others of its folder (all.jsonl beside train.jsonl)."""
+    train = {path.parent for path in paths if "train" in path.stem.lower()}
+    return [path for path in paths if path.stem.lower() not in WHOLE or path.parent not in train]
 
 
 def _rows(paths: list[Path], context: Context) -> Findings:

@@ -17,6 +17,7 @@ from whet.data.near import NearTexts, ngrams
 from whet.data.rows import DataFile, Reject, Tally
 from whet.data.shapes import detect
 from whet.doctor.finding import Context, Finding, Findings, error, note, share, warning
+from whet.doctor.offsets import count_offsets, is_standoff, look_offsets
 from whet.errors import InputError
 from whet.records import Example
 from whet.storage import hash_text
@@ -33,6 +34,7 @@ SPLIT_WORDS = {
 }
 MOST_ROWS = 50_000  # of a file; the figures then speak of the first ones, and say so
 NEAR = 0.8
+SHORT = 24  # characters of an answer that has one wording
 SPARE = ("id", "idx", "source", "meta", "metadata", "category", "difficulty", "timestamp")
 
 
@@ -47,7 +49,8 @@ class Rows:
     formats: Counter[str] = field(default_factory=Counter)
     feedback: Counter[str] = field(default_factory=Counter)
     """Rows of a review queue by what they are: unreviewed, corrected, unchecked."""
-    is_cut: bool = False
+    offsets: tuple[int, int, int] = (0, 0, 0)
+    """Entities of stand-off rows; those whose offsets point elsewhere; those of them that are off by one."""
     keys: list[str] = field(default_factory=list)
     """Hash of each example's normalised question."""
     texts: dict[str, str] = field(default_factory=dict)
@@ -83,17 +86,20 @@ def read_rows(paths: list[Path]) -> list[Rows]:
 def _read_file(rows: Rows, path: Path) -> None:
     file = DataFile(path, str(path))
     source = ExampleFiles(reader="examples", path=path, mixed="allow", ignore_keys=SPARE)
+    num_standoff = 0
     for number, row in enumerate(raw_rows(source, Tally(), file)):
         if number >= MOST_ROWS:
-            rows.is_cut = True
             break
         if not isinstance(row, Reject) and isinstance(row.value, dict):
             kind = _feedback(row.value)
             if kind:
                 rows.feedback[kind] += 1
-            name = detect(row.value)
-            rows.formats[name or "unknown"] += 1
-    if set(rows.formats) == {"unknown"} and rows.feedback:
+            if is_standoff(row.value):
+                first, second, third = count_offsets(row.value)
+                rows.offsets = (rows.offsets[0] + first, rows.offsets[1] + second, rows.offsets[2] + third)
+                num_standoff += 1
+            rows.formats[detect(row.value) or "unknown"] += 1
+    if set(rows.formats) == {"unknown"} and (rows.feedback or num_standoff):
         return
     for number, found in enumerate(read_examples(source, (file,), Tally())):
         if number >= MOST_ROWS:
@@ -158,6 +164,7 @@ def _near(left: Rows, right: Rows, known: set[str]) -> list[int]:
 
 def _shapes(splits: list[Rows], _: Context) -> Findings:
     for rows in splits:
+        yield from look_offsets(rows.place, rows.offsets)
         known = {name: number for name, number in rows.formats.items() if name != "unknown"}
         total = sum(rows.formats.values())
         if len(known) > 1:
@@ -189,7 +196,8 @@ def _repeats(splits: list[Rows], _: Context) -> Findings:
         golds: dict[str, set[str]] = {}
         for key, example in zip(rows.keys, rows.examples, strict=True):
             golds.setdefault(key, set()).add(gold_of(example))
-        torn = [key for key, found in golds.items() if len(found) > 1]
+        # Two wordings of one answer are no quarrel: only short answers and records can contradict each other.
+        torn = [key for key, found in golds.items() if len(found) > 1 and all(_is_exact(gold) for gold in found)]
         repeated = len(rows.keys) - len(golds)
         if torn and 50 * len(torn) >= len(golds):
             at = rows.keys.index(torn[0])
@@ -208,6 +216,10 @@ def _repeats(splits: list[Rows], _: Context) -> Findings:
                 "They weigh more than the others, in training and in the score.",
                 "Drop them: data.clean.duplicates=drop",
             )
+
+
+def _is_exact(gold: str) -> bool:
+    return len(gold) <= SHORT or _json_of(gold) is not None
 
 
 def _golds(splits: list[Rows], _: Context) -> Findings:

@@ -1,7 +1,6 @@
 """Renders messages with the model's own chat template and says which tokens are learnt."""
 
 import functools
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +11,7 @@ from whet.errors import InputError
 from whet.records import Message
 from whet.text.tokenizer import Tokenizer, named_tokens, read_template
 
-MAX_RENDERED = 4_000_000  # characters; a template that writes more is looping
+MAX_RENDERED = 4_000_000  # characters; a template that writes more is looping (as in sandbox.py, which opens Jinja)
 ROLE_WORDS = frozenset(
     ["system", "user", "assistant", "human", "model", "instruction", "response", "question", "answer", "input", "bot"]
 )
@@ -138,8 +137,10 @@ def render_with(template: str, messages: Sequence[Message], tokens: Mapping[str,
 
 
 def _rendered(compiled: Any, messages: Sequence[Message], tokens: Mapping[str, str], place: str, *, is_prompt: bool) -> str:
+    size, parts = 0, []
     try:
-        text = compiled.render(
+        compiled.environment.begin()
+        for part in compiled.generate(
             messages=[asdict(message) for message in messages],
             add_generation_prompt=is_prompt,
             tools=None,
@@ -147,31 +148,28 @@ def _rendered(compiled: Any, messages: Sequence[Message], tokens: Mapping[str, s
             documents=None,
             enable_thinking=False,
             **{name: tokens.get(name, "") for name in ("bos_token", "eos_token")},
-        )
+        ):
+            size += len(part)
+            if size > MAX_RENDERED:
+                raise ValueError("it writes without end")
+            parts.append(part)
     except Exception as error:  # template code can raise anything
         raise InputError(
             place,
             f"its chat template fails on {_roles(messages)} ({error})",
             "Change the messages (a system message may not be supported: task.system=null)",
         ) from None
-    if len(text) > MAX_RENDERED:
-        raise InputError(place, "its chat template writes without end")
-    return str(text)
+    return "".join(parts)
 
 
 @functools.lru_cache(maxsize=8)
 def _compile(template: str, place: str) -> Any:
-    """The template in an immutable sandbox: no attribute of Python's reaches it, no loop is longer than Jinja's limit."""
+    """The template in the sandbox."""
     import jinja2
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True,
-        lstrip_blocks=True,
-        extensions=["jinja2.ext.loopcontrols"],
-        autoescape=False,
-    )
-    environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
+    from whet.text.sandbox import Sandbox
+
+    environment = Sandbox()
 
     def raise_exception(message: str) -> None:
         raise jinja2.TemplateError(message)
