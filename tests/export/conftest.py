@@ -60,3 +60,11 @@ def merged_by_peft(adapted: Any) -> dict[str, torch.Tensor]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return adapted.merge_and_unload().state_dict()
+
+
+@pytest.fixture(autouse=True)
+def one_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Certificates of plain model folders ask one text: more would take time and show nothing else here."""
+    from whet.pipeline.certify import PLAIN_PROMPTS
+
+    monkeypatch.setattr("whet.pipeline.certify.PLAIN_PROMPTS", PLAIN_PROMPTS[:1])

@@ -13,12 +13,10 @@ from whet.backends.on_torch.importance import mean_squares
 from whet.cli.main import app
 from whet.models.base_model import open_base
 from whet.models.weights import read_weights
-from whet.pipeline.certify import PLAIN_PROMPTS
 
 
 @pytest.mark.parametrize(("form", "names"), [("hf", ["hf"]), ("mlx", ["hf", "mlx"])])
-def test_a_fused_folder_is_proved(form: str, names: list[str], tmp_path: Path, write_peft: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr("whet.pipeline.certify.PLAIN_PROMPTS", PLAIN_PROMPTS[:1])
+def test_a_fused_folder_is_proved(form: str, names: list[str], tmp_path: Path, write_peft: Any) -> None:
     base = random_model(tmp_path / "m", "Qwen2")
     _, adapter = write_peft(base)
     words = ["export", form, str(adapter), "--base", str(base), "-o", str(tmp_path / "out")]

@@ -98,6 +98,14 @@ def test_a_folder_for_ollama(ollama_folder: Any) -> None:
     assert ("same ids" in made.template[0]) is (find_go() is not None)
 
 
+def test_a_wrong_folder_leaves_its_certificate_alone(tmp_path: Path, llama: Any, monkeypatch: Any) -> None:
+    folder = random_model(tmp_path / "m", "Llama")
+    monkeypatch.setattr("whet.export.gguf_families.interleave_halves", lambda array, heads: array[::-1].copy())
+    with pytest.raises(ProofError, match=f"{tmp_path / 'out'}: is not the trained model"):
+        export_ollama(str(folder), tmp_path / "out", OllamaChoices("f32"), silent)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m", "out.certificate.html", "out.certificate.json"]
+
+
 @pytest.mark.parametrize(("kind", "is_right"), [("right", True), ("wrong", False)])
 def test_a_template_of_ones_own_is_checked(kind: str, is_right: bool, ollama_folder: Any, tmp_path: Path) -> None:
     if find_go() is None:

@@ -257,7 +257,7 @@ def certify(
     model, found = exported.model, exported.specialist
     chat = Chat(model.folder)
     questions = held_out_questions(chat, found, exported.run)
-    identity = {**identity_of(model, found), exported.out.name: file_hash(exported.out)}
+    identity = {**identity_of(model, found), exported.out.name if exported.out.is_file() else "files": file_hash(exported.out)}
     certifier = Certifier(exported.name, chat, questions, identity, say)
     certifier.certificate.template += template
     certifier.certificate.notes += notes

@@ -1,14 +1,15 @@
 """Brings a specialist to Ollama: a folder with GGUF, Modelfile and certificate."""
 
 import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from whet.errors import InputError
+from whet.errors import InputError, ProofError
 from whet.evaluate.run import pick
-from whet.export.certificate import Certificate
+from whet.export.certificate import Certificate, certificate_paths
 from whet.export.gguf_adapter import write_gguf_adapter
 from whet.export.gguf_export import TYPES, export_gguf
 from whet.export.gguf_families import read_layout
@@ -50,18 +51,33 @@ def export_ollama(what: str, out: Path, choices: OllamaChoices, say: Say) -> Cer
     if out.exists() and not (out / "Modelfile").is_file() and any(out.iterdir()):
         raise InputError(str(out), "holds other files", "Name a new folder with -o")
     with staged_folder(out) as folder:
-        if choices.is_adapter:
-            made = _with_adapter(what, folder, kind, choices, say)
-        else:
-            with whole_model(what, choices.base, out, say) as source:
-                weights = folder / f"{source.name}-{kind}.gguf"
-                say(f"writing {weights.name}")
-                written = export_gguf(source.model, weights, kind, name=source.name)
-                made = _finish(what, folder, choices, source, (weights, None), written.notes, say)
+
+        def tell(words: str) -> None:
+            say(words.replace(str(folder), str(out)))
+
+        try:
+            made = _write(what, folder, kind, choices, tell)
+        except ProofError as error:
+            # The folder is not kept, what is wrong with it is.
+            kept = [out.with_name(f"{out.name}.{path.name}") for path in certificate_paths(folder)]
+            for path, place in zip(certificate_paths(folder), kept, strict=True):
+                shutil.copyfile(path, place)
+            raise ProofError(str(out), error.what, f"The whole comparison is in {kept[1]}") from None
     if choices.create_as:
         say(f"ollama create {choices.create_as}: {create(choices.create_as, out)}")
     say(f"folder: {out}")
     return made
+
+
+def _write(what: str, folder: Path, kind: str, choices: OllamaChoices, say: Say) -> Certificate | None:
+    """The files of the folder."""
+    if choices.is_adapter:
+        return _with_adapter(what, folder, kind, choices, say)
+    with whole_model(what, choices.base, folder, say) as source:
+        weights = folder / f"{source.name}-{kind}.gguf"
+        say(f"writing {weights.name}")
+        written = export_gguf(source.model, weights, kind, name=source.name)
+        return _finish(what, folder, choices, source, (weights, None), written.notes, say)
 
 
 def _with_adapter(what: str, folder: Path, kind: str, choices: OllamaChoices, say: Say) -> Certificate | None:
