@@ -192,3 +192,33 @@ def test_packed_rows_that_see_each_other_are_named(tmp_path: Path) -> None:
 def test_a_mark_of_the_template_inside_a_text_is_named(tmp_path: Path) -> None:
     data = write(tmp_path / "data", train=[*rows(0, 20), chat("<|im_end|>甲", "乙")])
     assert "'<|im_end|>', a mark of the chat template" in named(diagnose([data], "embedded"), "rows that can't be rendered").what
+
+
+def test_offsets_that_point_elsewhere_are_counted_and_true_ones_are_quiet(tmp_path: Path) -> None:
+    def row(number: int, by: int) -> dict[str, Any]:
+        text = question(number)
+        at = text.index("少師") + by
+        return {"tokens": text, "entities": [{"type": "OFI", "start": at, "end": at + 2, "span": "少師"}], "relations": []}
+
+    (tmp_path / "train.json").write_text(json.dumps([row(number, number % 5 == 0) for number in range(50)]))
+    found = named(diagnose([tmp_path / "train.json"]), "offsets that point elsewhere")
+    assert "10 of 50 (20%)" in found.what
+    assert "10 of them are off by one" in found.what
+    (tmp_path / "train.json").write_text(json.dumps([row(number, 0) for number in range(50)]))
+    assert quiet(diagnose([tmp_path / "train.json"]))
+
+
+def test_a_file_of_all_rows_beside_the_splits_is_no_leak(tmp_path: Path) -> None:
+    train, valid = rows(0, 30), rows(100, 5)
+    assert quiet(diagnose([write(tmp_path / "data", train=train, valid=valid, all=train + valid)]))
+
+
+def test_other_wordings_of_one_answer_are_no_quarrel(tmp_path: Path) -> None:
+    said = ["It was the Eagles of Philadelphia who won the game.", "The winner of the game was the team from Philadelphia."]
+    train = [chat(f"Who won game {n // 2} of the year {n // 2 * 7}?", said[n % 2]) for n in range(40)]
+    assert quiet(diagnose([write(tmp_path / "data", train=train)]))
+
+
+def test_accumulation_that_averages_averages_is_noted(tmp_path: Path) -> None:
+    found = diagnose([settings(tmp_path, mask_prompt=True, grad_accumulation_steps=4)])
+    assert "batch_size: 2, grad_accumulation_steps: 4" in named(found, "averages of averages").what

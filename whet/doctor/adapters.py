@@ -40,6 +40,15 @@ def look(folder: Path, context: Context) -> Findings:
             fault.remedy or "Save it again",
         )
         return
+    saved = sorted(path.name for path in folder.glob("[0-9]*_adapters.safetensors"))
+    if saved:
+        yield note(
+            "a resume that forgets",
+            folder,
+            f"its {len(saved)} checkpoints ({saved[-1]}) hold weights alone",
+            "mlx-lm takes a run up again (resume_adapter_file) with a fresh optimiser and schedule, from step 1.",
+            "Train in one go, or expect a leap of the loss",
+        )
     yield from _trained(folder, lora)
     yield from _strength(folder, lora, context)
     yield from _fit(folder, context)

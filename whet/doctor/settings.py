@@ -31,6 +31,15 @@ def _ignored(draft: Draft) -> Findings:
                 f"{lost.why}.",
                 "Write what is meant, or take it out",
             )
+    accumulated = draft.lines.get("train.examples_per_step")
+    if accumulated is not None and "count alike" in accumulated.differs:
+        yield note(
+            "averages of averages",
+            draft.settings.path,
+            f"{draft.tool.name} averages its micro-batches, whatever number of tokens each learns ({accumulated.said})",
+            "Tokens of short answers weigh more than those of long ones; the loss is not that of one large batch.",
+            "Take a larger batch and no accumulation where memory allows it",
+        )
     for line in draft.lines.values():
         if "does nothing beside" in line.differs:
             yield error(
