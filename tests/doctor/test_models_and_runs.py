@@ -72,11 +72,13 @@ def copied(folder: Path, to: Path) -> Path:
     return to
 
 
+@pytest.mark.end_to_end
 def test_a_healthy_adapter_of_peft_gives_no_alarm_on_its_base(peft_adapter: Path, small_base: BaseModel) -> None:
     found = diagnose([peft_adapter], small_base.folder)
     assert quiet(found), found.findings
 
 
+@pytest.mark.end_to_end
 def test_an_adapter_on_another_base_is_an_error(peft_adapter: Path) -> None:
     assert named(diagnose([peft_adapter], "embedded"), "an adapter of another base").severity == "error"
 
@@ -95,6 +97,7 @@ def test_the_strength_that_ollama_does_not_read_is_told_with_its_figure(tmp_path
     assert quiet(diagnose([mlx_adapter(tmp_path / "one", scale=1.0)]))
 
 
+@pytest.mark.end_to_end
 def test_patterns_that_a_conversion_loses_are_noted(peft_adapter: Path, tmp_path: Path) -> None:
     folder = copied(peft_adapter, tmp_path / "a")
     config = json.loads((folder / "adapter_config.json").read_text())
@@ -102,6 +105,7 @@ def test_patterns_that_a_conversion_loses_are_noted(peft_adapter: Path, tmp_path
     assert "alpha_pattern" in named(diagnose([folder]), "what a conversion can lose").what
 
 
+@pytest.mark.end_to_end
 def test_a_torn_adapter_and_a_pickled_one_are_errors(peft_adapter: Path, tmp_path: Path) -> None:
     folder = copied(peft_adapter, tmp_path / "torn")
     raw = (folder / "adapter_model.safetensors").read_bytes()
