@@ -176,6 +176,7 @@ class Training:
         self._write_looks()
         with self.journal.opened(course.step):
             if not course.valid_curve:
+                self.say(f"validating before the first step: {sum(pack.num_tokens for pack in self.valid_packs):,} tokens")
                 self._look()
                 self._validate()
             ended = self._ending()
