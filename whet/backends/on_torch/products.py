@@ -1,4 +1,4 @@
-"""Linear layers as decoding on a CPU computes them: adapters added in, weights laid out for oneDNN, siblings in one product."""
+"""Linear layers as decoding on a CPU computes them: adapters added in, weights laid out for the CPU, siblings in one product."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -11,14 +11,15 @@ from whet.backends.on_torch.layers import is_plain_lora
 from whet.backends.on_torch.passes import Passes
 
 ROWS = 64  # tokens of a usual step: oneDNN lays weights out for it, and takes any number
+ROUND = 16  # numbers of tokens are rounded up to multiples of it: oneDNN spends milliseconds on each new one
 SHARE = 0.25  # of the machine's memory that second copies of the weights may take
 
 
 class Products:
     """Second copies of a model's linear layers, and how they stand in for the layers while something is decoded.
 
-    On a CPU oneDNN's products of weights that were laid out before are up to 2.5 times as fast as those of torch's linear in
-    fp32, whose library keeps to AVX2 on AMD. What they give differs from the layers' outputs by rounding alone.
+    Where the CPU is not Intel's, oneDNN's products of weights that were laid out before are up to 2.5 times as fast as those of
+    torch's linear in fp32, whose library keeps to AVX2 there. What they give differs from the layers' outputs by rounding alone.
     """
 
     def __init__(self, passes: Passes) -> None:
@@ -112,22 +113,41 @@ def _products(layers: Sequence[Any]) -> list[Callable[..., torch.Tensor]]:
     bias = None
     if any(one is not None for _, one in found):
         bias = torch.cat([weight.new_zeros(len(weight)) if one is None else one for weight, one in found])
-    product = _Product(weight.detach(), None if bias is None else bias.detach())
+    product = _product(weight.detach(), None if bias is None else bias.detach())
     if len(found) == 1:
         return [product]
     together = _Together(product, [len(weight) for weight, _ in found])
     return [together.part(number) for number in range(len(found))]
 
 
+def _product(weight: torch.Tensor, bias: torch.Tensor | None) -> "_Product":
+    is_intel = str(torch.cpu.get_capabilities().get("cpu_name", "")).startswith("Intel")
+    return _Product(weight, bias) if is_intel else _OneDnnProduct(weight, bias)
+
+
 class _Product:
+    """x W^T + bias by torch's own library, which is MKL where the CPU is Intel's."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        self.weight, self.bias = weight, bias
+
+    def __call__(self, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        return torch.nn.functional.linear(x, self.weight, self.bias)
+
+
+class _OneDnnProduct(_Product):
     """x W^T + bias by oneDNN."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), ROWS)
-        self.bias = bias
+        super().__init__(torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), ROWS), bias)
 
     def __call__(self, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-        return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+        x_TI = x.reshape(-1, x.shape[-1])
+        num = len(x_TI)
+        if num % ROUND:
+            x_TI = torch.nn.functional.pad(x_TI, (0, 0, 0, -num % ROUND))
+        y_TO = torch.ops.mkldnn._linear_pointwise(x_TI, self.weight, self.bias, "none", [], "")
+        return y_TO[:num].view(*x.shape[:-1], -1)
 
 
 class _Together:
