@@ -8,6 +8,8 @@ import torch
 from whet.backends.on_torch.attention import attend_block, merge
 from whet.backends.on_torch.decode_cache import OwnKeys, SharedPrefix
 
+FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+
 
 @dataclass(frozen=True)
 class Together:
@@ -135,6 +137,8 @@ def _attend_together(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     length = block.sees_mQL.shape[-1]
     k, v = keys[block.slots_m, :, :length], values[block.slots_m, :, :length]
+    if q_mQHD.device.type == "cpu":
+        return _attend_masked(q_mQHD, k, v, block.sees_mQL, scale)
     num_groups, num_queries = k.shape[1], q_mQHD.shape[1]
     # The heads that share keys stand in the place of more queries.
     q = (q_mQHD * scale).unflatten(2, (num_groups, -1)).permute(0, 2, 3, 1, 4).flatten(2, 3)
@@ -146,3 +150,17 @@ def _attend_together(
     lse = sums.log_().add_(most)[..., 0]
     # (m, G, h, Q, ...) to (m, Q, H, ...)
     return out.to(v.dtype).permute(0, 3, 1, 2, 4).flatten(2, 3), lse.permute(0, 3, 1, 2).flatten(2, 3)
+
+
+def _attend_masked(
+    q_mQHD: torch.Tensor, k: torch.Tensor, v: torch.Tensor, sees_mQL: torch.Tensor, scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """By the CPU's flash kernel, which takes the mask; k and v (m, G, L, D)."""
+    mask_m1QL = sees_mQL[:, None]
+    if q_mQHD.shape[1] == 1:  # the heads that share keys stand in the place of queries
+        num_shared = q_mQHD.shape[2] // k.shape[1]
+        q = q_mQHD[:, 0].unflatten(1, (-1, num_shared))
+        out, lse = FLASH(q, k, v, 0.0, False, attn_mask=mask_m1QL.expand(-1, 1, num_shared, -1), scale=scale)
+        return out.flatten(1, 2)[:, None], lse.flatten(1, 2)[:, None]
+    out, lse = FLASH(q_mQHD.transpose(1, 2), k, v, 0.0, False, attn_mask=mask_m1QL, scale=scale)
+    return out.transpose(1, 2), lse.transpose(1, 2)
