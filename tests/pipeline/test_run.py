@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import SPLITS, Log, recipe, step_in
+from tiny_runs import SPLITS, Log, recipe
 
 from whet.errors import InputError
 from whet.evaluate.report import Report
