@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 
 from whet.backends.replies import Reply, allowed_table
 
+MOST_LOGITS = 1 << 24  # that are held at a time
 NARROW = 8  # a guide that allows less than one in so many ids is narrow: the head is computed at what it allows
 
 
@@ -25,6 +27,20 @@ class Predicted:
     def size(self) -> int:
         """Ids of the vocabulary."""
         return self.logits_RV.shape[1] if self.head is None else self.head.weight.shape[0]
+
+    @cached_property
+    def best(self) -> tuple[list[int], list[float]]:
+        """The likeliest id of each of the R and its log-probability. All at once: a product of few rows costs that of many."""
+        num = max(1, MOST_LOGITS // self.size)
+        num_rows = len(self.logits_RV if self.head is None else self.hidden_RH)
+        ids, logs = [], []
+        for start in range(0, num_rows, num):
+            logits_rV = self.logits(range(start, min(start + num, num_rows)))
+            most_r1, ids_r1 = logits_rV.max(1, keepdim=True)
+            logs_r = (logits_rV - most_r1).exp_().sum(1).log_().neg_()
+            ids += ids_r1[:, 0].tolist()
+            logs += logs_r.tolist()
+        return ids, logs
 
     @property
     def device(self) -> torch.device:
@@ -50,7 +66,12 @@ def choose(predicted: Predicted, rows: Sequence[int], replies: Sequence[Reply]) 
     """
     ids, logs = [0] * len(rows), [0.0] * len(rows)
     guided = [number for number, reply in enumerate(replies) if reply.guide is not None]
-    free = [number for number, reply in enumerate(replies) if reply.guide is None]
+    free = []
+    for number, reply in enumerate(replies):
+        if reply.guide is None and reply.ask.temperature == 0:
+            ids[number], logs[number] = (found[rows[number]] for found in predicted.best)
+        elif reply.guide is None:
+            free.append(number)
     groups: list[tuple[list[int], torch.Tensor | None, np.ndarray | None]] = [(free, None, None)] if free else []
     if guided:
         table_gV = allowed_table([replies[number].guide.mask() for number in guided], predicted.size)
