@@ -50,6 +50,8 @@ class Sight:
     """Takes this row's keys and values."""
     wanted: torch.Tensor | None = None
     """(N,) the columns whose outputs are read behind the last layer; None where all may be."""
+    last_filled: int | None = None
+    """The layer that is asked for keys and values alone: nothing behind them is read."""
 
 
 def attend_packed(
@@ -76,6 +78,8 @@ def attend_packed(
         return whet_sight.attend(module.layer_idx, query, key, value, scale, sliding_window, softcap), None
     if whet_sight.filling is not None:
         whet_sight.filling.keep(module.layer_idx, key, value)
+        if module.layer_idx == whet_sight.last_filled:
+            return torch.zeros_like(query).transpose(1, 2), None
     prefix_key, prefix_value = whet_sight.prefix.seen[module.layer_idx] if whet_sight.prefix else (None, None)
     window = sliding_window if sliding_window is not None and whet_sight.longest > sliding_window else None
     if window is None and softcap is None:

@@ -58,6 +58,7 @@ class Decoder:
         kind = self.device.type
         self.most = MOST_AT_ONCE.get(kind, 64)
         self.most_places = max(1, CACHE_BYTES.get(kind, 1 << 30) // _bytes_of_token(passes.model))
+        self.last_layer = passes.model.config.get_text_config().num_hidden_layers - 1
         self.own = OwnKeys(self.most_places)
         self.prefixes: list[SharedPrefix] = []
         self.live: list[Live] = []
@@ -188,7 +189,9 @@ class Decoder:
     def _compute(self, pack: Pack, prefix: SharedPrefix | None, adapter: str | None) -> PrefixKeys:
         """Keys and values of a pack's segments, whose prefix was computed before."""
         rows, keys = packed_row(pack, self.device, is_prefix_apart=True), PrefixKeys()
-        sight = Sight(rows.tree, rows.positions_BT[0], rows.longest, prefix.keys if prefix else None, keys)
+        wanted = rows.positions_BT.new_zeros(1) if self.passes.last is not None else None
+        before = prefix.keys if prefix else None
+        sight = Sight(rows.tree, rows.positions_BT[0], rows.longest, before, keys, wanted, self.last_layer)
         self._run(rows.ids_BT, rows.positions_BT, sight, [(adapter, None)])
         return keys
 
@@ -232,7 +235,7 @@ class Decoder:
                 sources.append(source)
                 targets.append(slot)
         if targets:
-            self.own.move(sources, targets)
+            self.own.move(sources, targets, max(slots[target].num_own for target in targets))
         self.live = slots
 
     def _guess(self) -> list[tuple[int, ...]]:

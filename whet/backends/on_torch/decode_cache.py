@@ -54,8 +54,9 @@ class OwnKeys:
         for into, new in zip(self.layers[layer], (key, value), strict=True):
             into[slot_T, :, place_T] = new[0].transpose(0, 1)
 
-    def move(self, sources: Sequence[int], targets: Sequence[int]) -> None:
-        """Copy slots to other slots."""
+    def move(self, sources: Sequence[int], targets: Sequence[int], num_tokens: int) -> None:
+        """Copy the first tokens of slots to other slots."""
         for pair in self.layers.values():
             for t in pair:
-                t[list(targets)] = t[list(sources)]
+                held = t[:, :, :num_tokens]
+                held[list(targets)] = held[list(sources)]
