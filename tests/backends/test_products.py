@@ -60,7 +60,21 @@ def test_siblings_are_one_product(small_base: BaseModel) -> None:
             assert (made.forwards[module](given) - wanted).abs().max() <= 1e-5 * wanted.abs().max()
     together = [made.forwards[module].__closure__ for module in (q, k, v, gate, up)]
     assert all(together)
-    assert made.forwards[out].__class__.__name__ == "_Product"
+    assert isinstance(made.forwards[out], products._Product)
+
+
+@pytest.mark.parametrize("name", ["Intel Xeon", "AMD EPYC", ""])
+def test_every_cpu_has_its_products(name: str, small_base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": name})
+    backend = opened(small_base, LoraSettings(rank=4))
+    made, layer = Products(backend.passes), backend.model.get_decoder().layers[0]
+    assert type(made.forwards[layer.mlp.down_proj]) is (products._Product if name[:5] == "Intel" else products._OneDnnProduct)
+    with torch.no_grad():
+        for module, num in ((layer.self_attn.q_proj, 1), (layer.mlp.down_proj, 16), (layer.mlp.down_proj, 37)):
+            x = torch.randn(1, num, module.in_features)
+            wanted, got = module(x), made.forwards[module](x)
+            assert got.shape == wanted.shape
+            assert (got - wanted).abs().max() <= 1e-5 * wanted.abs().max()
 
 
 def test_nothing_stays_after_a_reply_or_an_abandoned_one(small_base: BaseModel) -> None:
