@@ -33,7 +33,8 @@ class Predicted:
         """The likeliest id of each of the R and its log-probability. All at once: a product of few rows costs that of many."""
         num = max(1, MOST_LOGITS // self.size)
         num_rows = len(self.logits_RV if self.head is None else self.hidden_RH)
-        ids, logs = [], []
+        ids: list[int] = []
+        logs: list[float] = []
         for start in range(0, num_rows, num):
             logits_rV = self.logits(range(start, min(start + num, num_rows)))
             most_r1, ids_r1 = logits_rV.max(1, keepdim=True)
@@ -69,7 +70,8 @@ def choose(predicted: Predicted, rows: Sequence[int], replies: Sequence[Reply]) 
     free = []
     for number, reply in enumerate(replies):
         if reply.guide is None and reply.ask.temperature == 0:
-            ids[number], logs[number] = (found[rows[number]] for found in predicted.best)
+            best_ids, best_logs = predicted.best
+            ids[number], logs[number] = best_ids[rows[number]], best_logs[rows[number]]
         elif reply.guide is None:
             free.append(number)
     groups: list[tuple[list[int], torch.Tensor | None, np.ndarray | None]] = [(free, None, None)] if free else []
