@@ -81,6 +81,33 @@ def test_axolotl_by_numbers(tmp_path: Path) -> None:
     assert (made.device.quantize, made.data.split.valid, made.data.clean.over_long) == ("nf4", 0.1, "drop")
 
 
+@pytest.mark.parametrize(
+    ("given", "warm_up", "steps"),
+    [({}, 0.03, None), ({"warmup_ratio": 0.1}, 0.1, None), ({"warmup_steps": 0}, 0.0, None), ({"warmup_steps": 7}, None, 7),
+     ({"lr_scheduler": "constant"}, 0.0, None)],
+)  # fmt: skip
+def test_axolotl_warms_up_by_itself_unless_told_otherwise(
+    tmp_path: Path, given: dict[str, Any], warm_up: float | None, steps: int | None
+) -> None:
+    train = recipe(imported(tmp_path, {key: value for key, value in AXOLOTL.items() if key != "warmup_steps"} | given)).train
+    assert train
+    assert train.warm_up_steps == steps
+    assert warm_up is None or (train.warm_up, train.warm_up_from_zero) == (warm_up, warm_up > 0)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "warm_up", "said"),
+    [("axolotl", 0.0, {"warmup_steps": 0}), ("axolotl", 0.1, {"warmup_ratio": 0.1}), ("llama-factory", 0.1, {"warmup_ratio": 0.1}),
+     ("erniekit", 0.1, {"warmup_ratio": 0.1}), ("trl", 0.1, {"warmup_steps": 0.1}), ("trl", 0.0, {})],
+)  # fmt: skip
+def test_a_share_as_warm_up_is_written_where_the_trainer_reads_it(
+    tmp_path: Path, trainer: str, warm_up: float, said: dict[str, Any]
+) -> None:
+    made = recipe_from(yaml.safe_load(imported(tmp_path, TRL).text), [f"train.warm_up={warm_up}"], "test", Path())
+    values = yaml.safe_load(export_settings(made, trainer).text)
+    assert {key: value for key, value in values.items() if key.startswith("warmup")} == said
+
+
 def test_axolotl_without_rank_is_refused_since_it_has_no_default(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="lora_r and lora_alpha are missing"):
         imported(tmp_path, {key: value for key, value in AXOLOTL.items() if key != "lora_alpha"})

@@ -27,7 +27,7 @@ TOOL = Tool(
         "gradient_accumulation_steps": 1, "micro_batch_size": 1, "train_on_inputs": False, "weight_decay": 0.0,
         "optimizer": "adamw_torch_fused", "lr_scheduler": "cosine", "num_epochs": 1.0, "sequence_len": 512,
         "lora_dropout": 0.0, "load_in_8bit": False, "load_in_4bit": False, "val_set_size": 0.0, "seed": 42, "max_steps": -1,
-        "adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8, "max_grad_norm": 1.0, "warmup_steps": 0,
+        "adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8, "max_grad_norm": 1.0,
         "excess_length_strategy": "drop", "sample_packing": False, "group_by_length": False, "strict": False,
         "shuffle_merged_datasets": True,
         "eval_strategy": "no", "loraplus_lr_embedding": 1e-6, "merge_method": "memory_efficient", "pad_to_sequence_len": False,
@@ -108,8 +108,18 @@ def read(draft: Draft) -> None:
     if draft.get("cosine_min_lr_ratio", "number", None) and draft.get("lr_scheduler", "text") == "cosine":
         draft.put("train.min_rate", draft.get("cosine_min_lr_ratio", "number"), "cosine_min_lr_ratio")
     read_schedule(draft, NAMES)
+    _read_own_warm_up(draft)
     read_device(draft)
     _read_adapter(draft)
+
+
+def _read_own_warm_up(draft: Draft) -> None:
+    """Where nothing is said of a warm-up axolotl makes one of its own (core/builders/base.py)."""
+    if draft.has("warmup_steps") or draft.has("warmup_ratio") or draft.get("lr_scheduler", "text") == "constant":
+        return
+    said = "neither warmup_steps nor warmup_ratio is given; axolotl takes 3 % of the steps, 100 at most"
+    draft.put("train.warm_up", 0.03, said=said, differs="there it is never longer than 100 steps")
+    draft.put("train.warm_up_from_zero", True, said=said)
 
 
 def _read_rows(draft: Draft) -> None:
@@ -179,7 +189,9 @@ def write(said: Said) -> dict[str, Any]:
     values |= {"train_on_inputs": False, "sequence_len": said.take("train.max_length")}
     policy = said.take("data.clean.over_long")
     values["excess_length_strategy"] = "drop" if policy == "drop" else "raise"
-    values |= write_course(said, NAMES) | write_optimizer(said, NAMES) | write_device(said)
+    values |= write_course(said, NAMES) | {"warmup_steps": 0} | write_optimizer(said, NAMES) | write_device(said)
+    if "warmup_ratio" in values:
+        del values["warmup_steps"]  # axolotl refuses both; without either it warms up by itself
     if said.lora is not None:
         values |= {"adapter": "lora"} | write_lora(said, LORA)
         targets = said.take("train.lora.targets")

@@ -71,7 +71,7 @@ def write_schedule(said: Said, names: Names) -> dict[str, Any]:
     said.take("train.warm_up", "train.warm_up_steps", "train.warm_up_from_zero")
     warm_up = train.warm_up if train.warm_up_steps is None else train.warm_up_steps
     if warm_up:
-        values["warmup_steps"] = warm_up
+        values["warmup_steps" if warm_up >= 1 else names.warm_up_share] = warm_up
         if not train.warm_up_from_zero:
             said.cannot("train.warm_up_from_zero", "the warm-up begins at a rate of 0 there, and at its first part here",
                         is_nearly=True)  # fmt: skip

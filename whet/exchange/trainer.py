@@ -35,6 +35,9 @@ class Names:
     optimizer: str = "optim"
     schedule: str = "lr_scheduler_type"
     evaluations: str = "eval_strategy"
+    warm_up_share: str = "warmup_ratio"
+    """Takes the warm-up as a share of the steps. The Trainer takes it as warmup_steps since version 5; an older one reads a
+    warmup_steps below 1 as none."""
 
 
 def read_course(draft: Draft, names: Names) -> None:

@@ -117,7 +117,7 @@ TRL_MARKS = ("max_length", "completion_only_loss", "assistant_only_loss", "datas
 TRAINER_MARKS = ("per_device_train_batch_size", "num_train_epochs", "lr_scheduler_type", "adam_beta1", "optim",
                  "dataloader_num_workers", "save_strategy", "eval_strategy", "max_grad_norm")  # fmt: skip
 PEFT_MARKS = ("peft_type", "r", "target_modules", "inference_mode", "base_model_name_or_path")
-NAMES = Names()
+NAMES = Names(warm_up_share="warmup_steps")
 _PEFT_NAMES = LoraNames(rank="r", targets="target_modules", saved="modules_to_save")
 
 
