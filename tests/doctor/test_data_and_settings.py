@@ -222,3 +222,32 @@ def test_other_wordings_of_one_answer_are_no_quarrel(tmp_path: Path) -> None:
 def test_accumulation_that_averages_averages_is_noted(tmp_path: Path) -> None:
     found = diagnose([settings(tmp_path, mask_prompt=True, grad_accumulation_steps=4)])
     assert "batch_size: 2, grad_accumulation_steps: 4" in named(found, "averages of averages").what
+
+
+def test_splits_are_told_by_folders_too_and_folders_within_are_named(tmp_path: Path) -> None:
+    for split, values in {"train": rows(0, 20), "test": rows(0, 10)}.items():
+        write(tmp_path / split, part=values)
+    found = named(diagnose([tmp_path / "train", tmp_path / "test"]), "leak")
+    assert found.severity == "error"
+    assert found.what.startswith("10 of 10 (100%) rows of test also stand in train")
+    write(tmp_path, other=rows(100, 5))
+    assert {Path(one.place).name for one in diagnose([tmp_path]).findings if one.name == "not looked at"} == {"train", "test"}
+
+
+def test_rows_that_were_not_read_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("whet.doctor.splits.MOST_ROWS", 5)
+    found = diagnose([write(tmp_path, train=rows(0, 6))])
+    assert [one.what for one in found.findings if one.name == "not looked at"] == ["rows after the first 5"]
+    assert not diagnose([write(tmp_path, train=rows(0, 5))]).findings
+
+
+def test_a_prompt_that_llama_factory_learns_is_weighed(tmp_path: Path) -> None:
+    path = tmp_path / "sft.yaml"
+    said = {"model_name_or_path": "x", "stage": "sft", "finetuning_type": "lora", "template": "qwen", "dataset": "a"}
+    data = write(tmp_path / "data", train=rows(0, 30), valid=rows(50, 5))
+    path.write_text(yaml.safe_dump(said | {"train_on_prompt": True}))
+    found = [one for one in diagnose([path, data], "embedded").findings if one.name == "loss on the prompt"]
+    assert [one.severity for one in found] == ["error", "warning"]
+    assert "% of the loss is on the prompt" in found[0].what
+    path.write_text(yaml.safe_dump(said))
+    assert quiet(diagnose([path, data], "embedded"))

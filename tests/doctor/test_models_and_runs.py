@@ -178,6 +178,8 @@ def test_a_template_that_speaks_by_itself_and_a_doubled_beginning_are_named(mode
 def test_weights_that_never_changed_and_a_merge_into_quantised_ones_are_named(model: Path, tmp_path: Path) -> None:
     assert "to the last bit" in named(diagnose([model], EMBEDDED_PATH), "weights that never changed").what
     change(model / "config.json", quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
+    (model / "README.md").write_text("Fine-tuned to follow instructions. LoRA and full fine-tuning are supported.")
+    assert "merged into a quantised base" not in {one.name for one in diagnose([model]).findings}
     (model / "README.md").write_text("A LoRA adapter was merged into this model.")
     assert "bitsandbytes" in named(diagnose([model]), "merged into a quantised base").what
 
@@ -279,7 +281,9 @@ def test_two_results_are_held_against_each_other(tmp_path: Path) -> None:
     other = result(tmp_path / "c.json", num_questions=100, num_correct=62, details={})
     assert named(diagnose([one, other]), "other questions")
     worse = result(tmp_path / "d.json", accuracy=0.8, num_correct=160, details={"category_accuracy": {"law": 1.0, "art": 0.2}})
-    assert "worse on art" in named(diagnose([one, worse]), "a gain that is paid for elsewhere").what
+    paid = named(diagnose([one, worse]), "a gain that is paid for elsewhere")
+    assert "worse on art" in paid.what
+    assert paid.place == str(worse)
 
 
 def test_a_modelfile_that_leaves_out_what_was_trained_is_named(tmp_path: Path) -> None:

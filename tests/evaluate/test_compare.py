@@ -56,7 +56,7 @@ def test_examples_on_which_an_engine_failed_are_left_out_and_counted():
     assert (found.num_pairs, found.num_left_out) == (10, 2)
     assert found.b == 1.0
     assert "e0" not in found.flips.wrong_to_right
-    assert found.words.endswith("2 more left out, because an engine failed on them.")
+    assert found.words.endswith("2 more left out, for which one of the two gave no answer that can be scored.")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,11 @@ from whet.errors import InputError, MissingExtraError, ProofError
 from whet.export.certificate import certificate_paths
 from whet.export.judging import Form
 from whet.export.parity import GREEDY, LIMITS, Prompt, ask_trained, compare, limits_of, metric_row
-from whet.pipeline.certify import Certifier, Questions
+from whet.pipeline.certify import Certifier, Questions, held_out_questions
+from whet.records import Example, Message, example_to_json
+from whet.storage import write_jsonl
+from whet.tasks.choice_qa import ChoiceQaSettings
+from whet.tasks.free_qa import FreeQaSettings
 from whet.text.chat import Chat
 
 VOCABULARY = 50
@@ -118,6 +123,21 @@ def certified(judge: Any, chat: Chat, out: Path, **more: Any) -> Any:
     certifier.ask(Table())
     certifier.compare(Form("gguf", "f32", "a table", opened, **more))
     return certifier.finish(out)
+
+
+@pytest.mark.parametrize("has_choices", [True, False])
+def test_held_out_examples_are_asked_and_choices_are_not_scored(chat: Chat, tmp_path: Path, has_choices: bool) -> None:
+    talk = (Message("user", "Which?"), Message("assistant", "This one."))
+    more: dict[str, Any] = {"choices": ("mitosis", "meiosis"), "answer": 1} if has_choices else {"messages": talk}
+    rows = [Example(f"q{n}", f"Which of them halves {n}?", "here", f"q{n}", **more) for n in range(3)]
+    write_jsonl(tmp_path / "data" / "test.jsonl", map(example_to_json, rows))
+    task = ChoiceQaSettings(kind="choice_qa") if has_choices else FreeQaSettings(kind="free_qa")
+    recipe = SimpleNamespace(evaluate=SimpleNamespace(split="test"), task=task)
+    found: Any = SimpleNamespace(recipe=recipe, base=SimpleNamespace(max_length=2048))
+    questions = held_out_questions(chat, found, tmp_path)
+    assert len(questions.prompts) == 3
+    assert all(prompt.ids == tuple(chat.tokenizer.encode(prompt.text)) for prompt in questions.prompts)
+    assert (questions.task is None, "ranked" in questions.note) == (has_choices, has_choices)
 
 
 def test_a_certificate_is_written_with_its_page(chat: Chat, tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def _pair(path: Path, one: Published, other_path: Path, other: Published) -> Fin
         name, (before, after) = min(fell.items(), key=lambda item: item[1][1] - item[1][0])
         yield warning(
             "a gain that is paid for elsewhere",
-            path,
+            path if better is one else other_path,
             f"better by {better.accuracy - worse.accuracy:.0%} in all, and worse on {name}: {before:.0%} before, {after:.0%} now",
             "What was learnt has pushed out what was known.",
             "Mix general rows in (train.mix.general), and compare by category",

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from whet.doctor import adapters, exported, figures, models, rows, runs, settings
+from whet.doctor import adapters, exported, figures, models, rows, runs, settings, splits
 from whet.doctor.finding import SEVERITIES, Context, Finding, Findings, note
 from whet.errors import InputError
 from whet.exchange.reading import PICKLE_SUFFIXES, read_settings
@@ -16,6 +16,7 @@ from whet.storage import read_json
 DATA_SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv")
 SETTINGS_SUFFIXES = (".yaml", ".yml", ".py")
 MOST_FILES = 200
+DESCRIBED = {"adapter_config.json", "config.json", "trainer_state.json"}
 WHOLE = ("all", "full", "whole", "complete", "combined", "everything")
 SMALL_JSON = 64_000_000
 
@@ -73,7 +74,7 @@ def diagnose(paths: Sequence[Path], base: Path | str | None = None, max_length: 
         )
     folder = EMBEDDED_PATH if str(base) == EMBEDDED else Path(base) if base is not None else None
     found = list(_findings(things, Context(folder, max_length)))
-    found += [note("not looked at", path, why, "whet does not know this file.", "") for path, why in things.unread]
+    found += [note("not looked at", path, why, "What it holds was not checked.", "") for path, why in things.unread]
     unique = dict.fromkeys(found)
     return Diagnosis(things.kinds(), tuple(sorted(unique, key=lambda one: SEVERITIES.index(one.severity))))
 
@@ -105,7 +106,7 @@ def _parts(paths: list[Path]) -> list[Path]:
 
 
 def _rows(paths: list[Path], context: Context) -> Findings:
-    yield from rows.look(rows.read_rows(paths), context)
+    yield from rows.look(splits.read_rows(paths), context)
 
 
 def _guarded(path: Path, found: Findings) -> Findings:
@@ -139,10 +140,16 @@ def _sort_folder(folder: Path, things: Things) -> None:
         things.adapters.append(folder)
     if "config.json" in names:
         things.models.append(folder)
-    if "trainer_state.json" in names or runs.checkpoints_of(folder):
+    checkpoints = runs.checkpoints_of(folder)
+    if "trainer_state.json" in names or checkpoints:
         things.runs.append(folder)
-    is_model = bool(names & {"adapter_config.json", "config.json", "trainer_state.json"})
-    for entry in sorted(folder.iterdir())[:MOST_FILES]:
+    is_model = bool(names & DESCRIBED)
+    entries = sorted(folder.iterdir())
+    if len(entries) > MOST_FILES:
+        things.unread.append((folder, f"holds {len(entries):,} entries, of which the first {MOST_FILES} were looked at"))
+    for entry in entries[:MOST_FILES]:
+        if entry.is_dir() and not (names & DESCRIBED or entry in checkpoints or entry.name.startswith(".")):
+            things.unread.append((entry, "is a folder within a folder: name it too"))
         if entry.is_file() and not (
             is_model and entry.suffix not in (".gguf", ".yaml", ".yml", ".jsonl") and entry.name != "Modelfile"
         ):

@@ -1,5 +1,6 @@
 """Looks at a model folder: code in it, pickles, weights, the entries that other tools read, tokenizer and template."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from whet.text.chat import Chat
 from whet.text.tokenizer import Tokenizer, named_tokens
 
 _CODE = ("auto_map", "model_file", "custom_pipelines", "trust_remote_code")
+# Every card of an instructed model says that it was fine-tuned; that it was merged is told by both words in one sentence.
+_MERGED = re.compile(r"\b(?:lora|adapters?)\b[^.]*?\b(?:merged|fused)\b|\b(?:merged|fused)\b[^.]*?\b(?:lora|adapters?)\b")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -113,9 +116,7 @@ def _was_merged(folder: Path) -> bool:
     """Whether something beside the model tells of an adapter that was merged into it."""
     readme = folder / "README.md"
     words = readme.read_text("utf-8", "replace")[:4000].lower() if readme.is_file() else ""
-    return (folder / "adapter_config.json").is_file() or any(
-        word in words for word in ("lora", "adapter", "fine-tuned", "finetuned")
-    )
+    return (folder / "adapter_config.json").is_file() or bool(_MERGED.search(words))
 
 
 def _speech(folder: Path, config: dict[str, Any]) -> Findings:

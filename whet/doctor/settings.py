@@ -62,6 +62,7 @@ def _ignored(draft: Draft) -> Findings:
 def _learnt(name: str, draft: Draft, context: Context) -> Findings:
     remark = next((words for words in draft.remarks if _PROMPT in words), "")
     certain = name == "mlx-lm" or "completion_only_loss: false" in remark or "train_on_inputs: true" in remark
+    certain = certain or "train_on_prompt: true" in remark
     if remark and certain:
         context.learns_prompt = str(draft.settings.path)
         yield warning(
@@ -69,7 +70,8 @@ def _learnt(name: str, draft: Draft, context: Context) -> Findings:
             draft.settings.path,
             remark.partition(" whet ")[0],
             "With long instructions most of the loss is theirs, and little of the answer's. Give the data too for the share.",
-            "mlx-lm: mask_prompt: true; TRL: completion_only_loss: true; axolotl: train_on_inputs: false",
+            "mlx-lm: mask_prompt: true; TRL: completion_only_loss: true; axolotl: train_on_inputs: false; "
+            "LLaMA-Factory: train_on_prompt: false",
         )
     alpha, rank = draft.lines.get("train.lora.alpha"), draft.lines.get("train.lora.rank")
     if name == "mlx-lm" and alpha is not None and rank is not None and alpha.value / rank.value >= 10:

@@ -210,7 +210,7 @@ def _say_numbers(
         f"{say_p(paired.p_value)}, {num_pairs:,} paired example{'s' if num_pairs != 1 else ''}."
     )
     if num_left_out:
-        words += f" {num_left_out:,} more left out, because an engine failed on {'them' if num_left_out > 1 else 'it'}."
+        words += f" {num_left_out:,} more left out, for which one of the two gave no answer that can be scored."
     return words
 
 

@@ -55,9 +55,7 @@ def describe_asking(task: Task, examples: Sequence[Example], *, template: str | 
         max_tokens=max((request.max_tokens for request in requests), default=0),
         stop="nothing is written" if is_ranked else stop,
         temperature=max((request.temperature for request in requests), default=0.0),
-        constraint=f"{constraint}, asked of the server as {enforced}"
-        if enforced and constraint in (GROUNDED, JSON)
-        else constraint,
+        constraint=constraint,
     )
 
 

@@ -1,7 +1,7 @@
 """Settings of LLaMA-Factory's YAML to a recipe and back."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from whet.errors import InputError
 from whet.exchange import trl
@@ -127,7 +127,8 @@ def _read_rows(draft: Draft) -> None:
         draft.lose("val_size", "a number of rows; whet takes a share (data.split.valid)", "other")
     read_data(draft, named, "dataset", "eval_dataset", "dataset_dir", "val_size", valid=size if 0 < size < 1 else None)
     prompt = "LLaMA-Factory learns the prompt too." if draft.get("train_on_prompt", "flag") else None
-    say_learnt(draft, prompt, "last" if draft.get("mask_history", "flag") else "all", "mask_history")
+    turns: Literal["last", "all"] = "last" if draft.get("mask_history", "flag") else "all"
+    say_learnt(draft, prompt, turns, "train_on_prompt" if prompt else "mask_history")
 
 
 def _dataset_info(draft: Draft, folder: str) -> dict[str, str]:

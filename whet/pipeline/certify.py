@@ -76,7 +76,7 @@ def held_out_questions(chat: Chat, found: Specialist | None, run: Path | None, n
     told = f"{len(fitting)} examples of the {split} split"
     if any(request.choices for request in asked):
         return Questions(
-            tuple(prompts), told, GREEDY, note="choices are ranked, not written: the task's score is not measured here"
+            tuple(fitting), told, GREEDY, note="choices are ranked, not written: the task's score is not measured here"
         )
     limit = max(GREEDY, min(longest, MAX_REPLY))
     note = "" if longest <= MAX_REPLY else f"replies are scored up to {MAX_REPLY} tokens"
