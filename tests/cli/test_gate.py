@@ -67,7 +67,7 @@ def test_a_fault_is_told_apart_from_a_verdict(gate):
 def test_the_policy_of_the_recipes_is_one(gate):
     from pathlib import Path
 
-    path = Path(cli.__file__).parents[2] / "recipes" / "gate.yaml"
+    path = Path(cli.__file__).parents[2] / "recipes" / "gates" / "improve.yaml"
     found = read_policy(path)
     assert set(read_yaml(path)[0]) <= set(type(found).model_fields)
     assert found.limits.p95_ratio == 1.5

@@ -35,6 +35,7 @@ CONTENTS = (
 )
 
 
+@pytest.mark.end_to_end
 @settings(max_examples=80)
 @given(st.dictionaries(st.sampled_from(FILES), CONTENTS, min_size=1, max_size=3))
 def test_any_files_give_findings_or_one_line(tmp_path_factory: pytest.TempPathFactory, files: dict[str, bytes]) -> None:

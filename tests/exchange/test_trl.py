@@ -188,6 +188,7 @@ PEFT_LEFT = {"velora_config", "monteclora_config", "use_bdlora", "arrow_config",
         ("polynomial", {"lr_end": 1e-6}, 3),
     ],
 )  # fmt: skip
+@pytest.mark.end_to_end
 def test_the_learning_rate_is_that_of_every_schedule_of_transformers(tmp_path: Path, name: str, more: Any, warm_up: int) -> None:
     import torch
     from transformers import get_scheduler

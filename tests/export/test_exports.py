@@ -29,6 +29,9 @@ FAMILIES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 ]
 
 
+pytestmark = pytest.mark.end_to_end  # each export is loaded by the library that it is for
+
+
 def invoke(*args: object) -> str:
     found = CliRunner().invoke(app, [str(arg) for arg in args])
     if found.exception is not None and not isinstance(found.exception, SystemExit):

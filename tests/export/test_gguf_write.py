@@ -129,6 +129,7 @@ def test_the_file_says_what_the_folder_says(base: BaseModel, tmp_path: Path) -> 
     assert "output.weight" not in {tensor.name for tensor in found.tensors}  # tied: the embedding stands for it
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize(("kind", "error"), [("f32", 0), ("f16", 1e-3), ("bf16", 0), ("q8_0", 1e-2)])
 def test_tensors_hold_the_folders_numbers(kind: Any, error: float, base: BaseModel, tmp_path: Path) -> None:
     """The embedded base is stored in bf16, so that f32 and bf16 lose nothing."""
@@ -142,6 +143,7 @@ def test_tensors_hold_the_folders_numbers(kind: Any, error: float, base: BaseMod
         assert np.abs(found - wanted).max() <= error * np.abs(wanted).max()
 
 
+@pytest.mark.end_to_end
 def test_rows_are_written_some_at_a_time(base: BaseModel, tmp_path: Path, monkeypatch: Any) -> None:
     whole = write_gguf(base, tmp_path / "a.gguf", "q8_0").path.read_bytes()
     monkeypatch.setattr("whet.export.gguf_write.ROWS_BYTES", 100_000)

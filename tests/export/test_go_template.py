@@ -48,6 +48,9 @@ TEMPLATES: dict[str, str] = {
 MARKS = ("<s>", "</s>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<start_of_turn>", "<end_of_turn>", "<|end|>")
 
 
+pytestmark = pytest.mark.end_to_end  # each export is loaded by the library that it is for
+
+
 def chat_with(folder: Path, template: str, bos: str = "<s>", eos: str = "</s>") -> Chat:
     """The embedded base's tokenizer with the marks of other families, and a template."""
     copy_base(folder)

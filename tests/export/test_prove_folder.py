@@ -14,6 +14,8 @@ from whet.cli.main import app
 from whet.models.base_model import open_base
 from whet.models.weights import read_weights
 
+pytestmark = pytest.mark.end_to_end  # each export is loaded by the library that it is for
+
 
 @pytest.mark.parametrize(("form", "names"), [("hf", ["hf"]), ("mlx", ["hf", "mlx"])])
 def test_a_fused_folder_is_proved(form: str, names: list[str], tmp_path: Path, write_peft: Any) -> None:

@@ -38,7 +38,7 @@ app.command("train", epilog="Example: whet train recipes/chisiec.yaml train.lear
 app.command("plan", epilog="Example: whet plan recipes/chisiec.yaml device.quantize=nf4")(plan.plan)
 app.command("evaluate", epilog="Example: whet evaluate embedded --suite recipes/suites/forgetting.yaml")(evaluate.evaluate)
 app.command("compare", epilog="Example: whet compare runs/demo/evaluate/base runs/demo/evaluate/specialist")(compare.compare)
-app.command("gate", epilog="Example: whet gate results/new --against results/live --policy recipes/gate.yaml")(gate.gate)
+app.command("gate", epilog="Example: whet gate results/new --against results/live --policy recipes/gates/improve.yaml")(gate.gate)
 app.command("ask", epilog="Example: whet ask runs/demo 宣德九年，少師蹇義卒。")(ask.ask)
 app.command("extract", epilog="Example: whet extract annals/ --run runs/chisiec -o officials.jsonl")(extract.extract)
 app.command("view", epilog="Example: whet view out.jsonl --document annals.txt")(view.view)

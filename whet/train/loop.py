@@ -107,6 +107,9 @@ def valid_loss(backend: Backend, packs: Sequence[Pack]) -> float:
     return total / count
 
 
+LONG_VALIDATION = 50_000  # tokens from which on a first validation is announced
+
+
 class Training:
     """One run of the loop: its rows, its backend with the adapter attached, where it writes.
 
@@ -176,7 +179,8 @@ class Training:
         self._write_looks()
         with self.journal.opened(course.step):
             if not course.valid_curve:
-                self.say(f"validating before the first step: {sum(pack.num_tokens for pack in self.valid_packs):,} tokens")
+                if (num := sum(pack.num_tokens for pack in self.valid_packs)) > LONG_VALIDATION:
+                    self.say(f"validating before the first step: {num:,} tokens")
                 self._look()
                 self._validate()
             ended = self._ending()

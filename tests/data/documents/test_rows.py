@@ -38,7 +38,7 @@ def test_rows_of_csv_and_what_is_no_row(tmp_path):
     found = read(tmp_path, 'no,body\n1,"永樂,\n""二年"""\n2\n3,x\n', "a.csv", text_column="body")
     assert found == [
         Text("a.csv:2", '永樂,\n"二年"'),
-        Refused("a.csv:4", "has 1 cells where the first line names 2 columns"),
+        Refused("a.csv:4", "has 1 cell where the first line names 2 columns"),
         Text("a.csv:5", "x"),
     ]
     assert read(tmp_path, "text\tb\n一,二\tx\n", "a.tsv") == [Text("a.tsv:2", "一,二")]
