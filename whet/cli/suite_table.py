@@ -36,7 +36,7 @@ def print_result(result: SuiteResult) -> None:
     if all(part.overlap is None for part in result.parts.values()):
         console.print("Not compared with any training data: give it with --training-data.")
     if result.peak_memory_bytes:
-        console.print(f"Peak memory {result.peak_memory_bytes / 2**20:,.0f} MB.")
+        console.print(f"Peak memory {result.peak_memory_bytes / 1e6:,.0f} MB.")
     if result.cost is not None:
         console.print(f"Cost {result.cost:.4g}.")
 
