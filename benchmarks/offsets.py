@@ -76,7 +76,8 @@ def cut(documents: Sequence[tuple[str, Sequence[Record]]], chunks: Sequence[Sequ
 
 
 def _is_inside(value: Any, start: int, end: int) -> bool:
-    return value is None or (value.span is not None and start <= value.span.start and value.span.end <= end)
+    # A choice stands nowhere, so it crosses nothing.
+    return value is None or value.span is None or (start <= value.span.start and value.span.end <= end)
 
 
 def items(passage: Passage, said: Sequence[Record], shape: str) -> list[list[dict[str, Any]]]:
