@@ -23,25 +23,11 @@ from whet.extract.state import COMMIT_EVERY
 from whet.extract.targets import Targets
 from whet.pipeline.answering import Answering
 from whet.pipeline.extract_step import Extracted, Order, extract
-from whet.recipe import recipe_from
 from whet.records import Completion, Request
-from whet.storage import locked, read_jsonl, write_json
+from whet.storage import locked, read_jsonl
 
 SENTENCES = ("是日Gong<蹇義>卒。", "Sheng<夏原吉>掌部事。", "大雨雹傷禾稼。", "<楊榮>還朝，賜宴。", "Zhou<于謙>巡撫河南。")
 RULES = [{"kind": "length", "field": "name", "min_chars": 2, "action": "drop"}, {"kind": "title", "field": "name"}]
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    """A run folder as far as extracting with another engine needs one."""
-    raw = {
-        "name": "marked",
-        "task": {"kind": "extraction", "fields": [{"name": "name"}, {"name": "office", "nullable": True}]},
-        "data": {"sources": [{"reader": "inline", "path": "a.txt", "tags": {"name": {"tag": "P"}}}]},
-        "extract": {"chunks": {"size": 60, "overlap": 20}},
-    }
-    write_json(tmp_path / "run" / "recipe.json", recipe_from(raw, [], "test", tmp_path).model_dump(mode="json"))
-    return tmp_path / "run"
 
 
 @pytest.fixture

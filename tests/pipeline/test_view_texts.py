@@ -14,21 +14,6 @@ from whet.errors import InputError
 from whet.extract.targets import Targets
 from whet.pipeline.extract_step import Order, extract
 from whet.pipeline.view.write import ViewSettings, write_view
-from whet.recipe import recipe_from
-from whet.storage import write_json
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    """A run folder as far as extracting with another engine needs one."""
-    raw = {
-        "name": "marked",
-        "task": {"kind": "extraction", "fields": [{"name": "name"}, {"name": "office", "nullable": True}]},
-        "data": {"sources": [{"reader": "inline", "path": "a.txt", "tags": {"name": {"tag": "P"}}}]},
-        "extract": {"chunks": {"size": 60, "overlap": 20}},
-    }
-    write_json(tmp_path / "run" / "recipe.json", recipe_from(raw, [], "test", tmp_path).model_dump(mode="json"))
-    return tmp_path / "run"
 
 
 def read(run: Path, *inputs: str, settings: tuple[str, ...] = ()) -> Path:
