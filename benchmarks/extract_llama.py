@@ -1,71 +1,19 @@
-"""llama.cpp as a peer, run by an interpreter that has llama_cpp and gguf: jobs and answers are lines of JSON.
+"""llama.cpp as a peer, run by an interpreter that has llama_cpp: jobs and answers are lines of JSON.
 
-{"convert": model folder, "to": file} writes a Qwen2 in fp32 as GGUF; {"open": file, ...} loads it; {"prompts": ids, ...}
-continues prompts greedily, either through the Python class that users call, one after the other (it keeps what a prompt shares
-with the last one), or many at once through the C functions: prompts share one copy of their common beginning, and whoever is
-done makes room for the next. This script opens nothing of whet, for its interpreter need not have it.
+{"open": GGUF file, ...} loads a model; {"prompts": ids, ...} continues prompts greedily, either through the Python class that
+users call, one after the other (it keeps what a prompt shares with the last one), or many at once through the C functions:
+prompts share one copy of their common beginning, and whoever is done makes room for the next. This script opens nothing of
+whet, for its interpreter need not have it.
 """
 
 import json
 import os
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import llama_cpp
 import numpy as np
-
-NORMAL, UNUSED, CONTROL = 1, 5, 3  # kinds of tokens
-
-
-def read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    """Tensors of a file in fp32."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-        data = np.frombuffer(file.read(), np.uint8)
-    header.pop("__metadata__", None)
-    assert all(its["dtype"] == "F32" for its in header.values())
-    return {name: data[slice(*its["data_offsets"])].view(np.float32).reshape(its["shape"]) for name, its in header.items()}
-
-
-def convert(folder: Path, path: Path) -> None:
-    """Write a Qwen2 model folder in fp32 as GGUF; tokens beyond the tokenizer's are named and never meant."""
-    import gguf
-
-    config = json.loads((folder / "config.json").read_text("utf-8"))
-    tokenizer = json.loads((folder / "tokenizer.json").read_text("utf-8"))
-    layers = config["num_hidden_layers"]
-    writer = gguf.GGUFWriter(path, "qwen2")
-    writer.add_block_count(layers)
-    writer.add_context_length(config["max_position_embeddings"])
-    writer.add_embedding_length(config["hidden_size"])
-    writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_head_count(config["num_attention_heads"])
-    writer.add_head_count_kv(config["num_key_value_heads"])
-    writer.add_rope_freq_base(config.get("rope_theta") or config["rope_parameters"]["rope_theta"])
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
-    by_id = {number: name for name, number in tokenizer["model"]["vocab"].items()}
-    special = {token["id"]: token["content"] for token in tokenizer["added_tokens"]}
-    numbers = range(config["vocab_size"])
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("qwen2")
-    writer.add_token_list([special.get(n) or by_id.get(n) or f"[PAD{n}]" for n in numbers])
-    writer.add_token_types([CONTROL if n in special else NORMAL if n in by_id else UNUSED for n in numbers])
-    merges = tokenizer["model"]["merges"]
-    writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in merges])
-    writer.add_eos_token_id(config["eos_token_id"])
-    writer.add_pad_token_id(config["pad_token_id"])
-    writer.add_add_bos_token(False)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN2, layers)
-    for name, tensor in read_safetensors(folder / "model.safetensors").items():
-        writer.add_tensor(names.get_name(name, (".weight", ".bias")), np.ascontiguousarray(tensor))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
 
 
 class OneByOne:
@@ -191,9 +139,7 @@ def main() -> None:
     for line in sys.stdin:
         job = json.loads(line)
         answer: dict[str, Any] = {}
-        if "convert" in job:
-            convert(Path(job["convert"]), Path(job["to"]))
-        elif "open" in job:
+        if "open" in job:
             most = job["most"]
             if most == 1:
                 peers[most] = OneByOne(job["open"], job["context"], job["threads"])

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from whet.engines.grammars import gbnf, json_schema
+from whet.export.gguf_write import write_gguf
+from whet.models.base_model import open_base
 from whet.records import Constraint
 from whet.text.chat import Chat
 
@@ -212,7 +214,7 @@ class Llama:
         threading.Thread(target=process.stderr.read, daemon=True).start()
         print(f"llama-cpp-python {json.loads(first)['version']}")
         peer = cls(process, path, gbnf(constraint), end, args)
-        peer.ask({"convert": str(folder), "to": str(path)})
+        write_gguf(open_base(folder), path, "f32")
         for most in MANY:
             peer.ask({"open": str(path), "most": most, "context": 2048, "places": 32_768, "threads": args.threads})
         return peer

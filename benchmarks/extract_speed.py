@@ -246,7 +246,7 @@ def measure(args: argparse.Namespace, place: Path) -> dict[str, dict[str, float 
     theirs = Transformers(folder, ours.chat, args.max_tokens, Constraint(FIELDS))
     llama = Llama.open(args, folder, place / "model.gguf", Constraint(FIELDS), ours.chat.end_id) if args.llama else None
     if llama is None:
-        print("llama.cpp is not measured: name an interpreter that has llama_cpp and gguf with --llama")
+        print("llama.cpp is not measured: name an interpreter that has llama_cpp with --llama")
     size = sum(p.numel() for p in theirs.model.parameters())
     print(f"{size / 1e6:.1f} M parameters in fp32, {args.threads} threads, replies of up to {args.max_tokens} tokens", flush=True)
     chunks = list(islice(read_chunks(args.data), args.replies))
@@ -275,7 +275,7 @@ def main() -> None:
     parser.add_argument("--model", default="embedded", choices=["embedded", "larger"], help="the size that is measured")
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the corpora")
     parser.add_argument("--models", type=Path, help="keep the trained adapter here, or take it from here")
-    parser.add_argument("--llama", help="an interpreter that has llama_cpp and gguf")
+    parser.add_argument("--llama", help="an interpreter that has llama_cpp")
     parser.add_argument("--search", action="store_true", help="measure every batch size and cache of generate")
     parser.add_argument("--replies", type=int, help="chunks that are asked about (64; 16 with --quick)")
     parser.add_argument("--rounds", type=int, help="rounds of all systems (5; 2 with --quick)")
