@@ -152,7 +152,7 @@ def draw_coverage(
     """The risk-coverage curve from (share of all records, share right among them); None without any."""
     if not points:
         return None
-    lowest = min([right for _, right in points] + [wanted or 1.0] + ([accepted[1]] if accepted else []))
+    lowest = min(right for right in (*(right for _, right in points), wanted, accepted and accepted[1]) if right is not None)
     shares = [share for share in round_ticks(min(lowest, 0.9), 1.0, 4) if 0 <= share <= 1]
     low = min(shares[0], lowest)
 
