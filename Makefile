@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+# Two tests at a time with a thread each, a file's tests in one process: its fixtures are made once.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .PHONY: demo test check clean
 
@@ -9,8 +11,8 @@ demo: $(INSTALLED)
 	$(BIN)/whet demo
 
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not end_to_end" -n 2 --dist loadfile
-	$(BIN)/python -m pytest -m end_to_end
+	$(PYTEST) -m "not integration and not end_to_end" --ignore=tests/backends --ignore=tests/export
+	$(PYTEST) -m "integration or end_to_end"
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -27,7 +27,16 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("whet", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("whet")
 
+# Every test in them computes with a model, or holds files against the library that reads them.
+INTEGRATION = [Path(__file__).resolve().parent / folder for folder in ("backends", "export")]
 SHARED_DATA = Path(__file__).resolve().parents[1] / "../shared/data"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the folders of integration tests; what walks the whole way is marked so already."""
+    for item in items:
+        if any(folder in item.path.parents for folder in INTEGRATION) and item.get_closest_marker("end_to_end") is None:
+            item.add_marker(pytest.mark.integration)
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,8 @@ from whet.export.llama_cpp import find_llama
 from whet.models.gguf_file import read_gguf
 from whet.pipeline.certify import PLAIN_PROMPTS
 
+pytestmark = pytest.mark.integration
+
 
 def run(*words: str) -> str:
     found = CliRunner().invoke(app, ["export", *words], catch_exceptions=False)

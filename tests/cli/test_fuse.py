@@ -14,6 +14,8 @@ from whet.models.adapter import open_adapter, write_card
 from whet.models.base_model import open_base
 from whet.storage import write_json
 
+pytestmark = pytest.mark.integration
+
 
 def invoke(*args: object) -> str:
     found = CliRunner().invoke(app, [str(arg) for arg in args], catch_exceptions=True)

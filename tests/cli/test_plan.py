@@ -9,7 +9,6 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
-from whet.backends.on_torch import calibrate
 from whet.cli.plan import plan
 from whet.data.sources import read
 from whet.errors import InputError, SettingsError
@@ -17,6 +16,7 @@ from whet.recipe import read_recipe
 from whet.records import Example, example_to_json
 from whet.train.plan import FIELD_MODELS
 
+pytestmark = pytest.mark.integration
 RECIPE = {
     "name": "tiny",
     "task": {"kind": "extraction", "fields": [{"name": "name"}]},
@@ -28,6 +28,8 @@ RECIPE = {
 @pytest.fixture
 def ask(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """Runs the verb in a folder with a recipe, on a machine of 16 GB whose rate is known."""
+    from whet.backends.on_torch import calibrate
+
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(RECIPE), encoding="utf-8")
     lines = [f"<P>蹇{chr(0x4E00 + number)}</P>初為修撰，卒於南京官舍。\n" for number in range(40)]
     (tmp_path / "a.txt").write_text("".join(lines), encoding="utf-8")
@@ -146,6 +148,8 @@ def test_faults_are_told(ask: Any, words: tuple[str, ...], told: str) -> None:
 
 
 def test_the_calibration_is_short_and_finds_a_rate() -> None:
+    from whet.backends.on_torch import calibrate
+
     found = calibrate.calibrate("fp32", 64, 64, 64, "cpu")
     assert found.kind == "cpu"
     assert found.rate > 1e6

@@ -114,6 +114,7 @@ def test_a_giant_cluster_is_joined_with_few_comparisons():
     assert near.num_capped == num
 
 
+@pytest.mark.integration
 def test_in_a_giant_cluster_each_text_meets_some_of_another_block():
     shared = "".join(random.Random(1).choices(CHARS, k=400))
     near = near_of([shared + chr(0xAC00 + at) for at in range(900)])

@@ -142,6 +142,7 @@ def test_the_share_of_the_loss_that_is_on_the_prompt_is_measured(tmp_path: Path,
     assert quiet(healthy), healthy.findings
 
 
+@pytest.mark.integration
 def test_the_share_is_that_of_mlx_lm_itself(tmp_path: Path, base: Any) -> None:
     from types import SimpleNamespace
 

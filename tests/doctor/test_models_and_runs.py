@@ -83,11 +83,13 @@ def test_an_adapter_on_another_base_is_an_error(peft_adapter: Path) -> None:
     assert named(diagnose([peft_adapter], "embedded"), "an adapter of another base").severity == "error"
 
 
+@pytest.mark.integration
 def test_an_adapter_that_never_moved_and_one_of_nan_are_errors(tmp_path: Path) -> None:
     assert "all 2 layers are as they were" in named(diagnose([mlx_adapter(tmp_path / "a", b=0.0)]), "nothing was trained").what
     assert "2 layers hold NaN" in named(diagnose([mlx_adapter(tmp_path / "b", b=math.nan)]), "numbers that are none").what
 
 
+@pytest.mark.integration
 def test_the_strength_that_ollama_does_not_read_is_told_with_its_figure(tmp_path: Path) -> None:
     adapter = mlx_adapter(tmp_path / "adapters", scale=20.0)
     assert "runs at strength 1.0 instead of 20" in named(diagnose([adapter]), "strength that Ollama does not read").why

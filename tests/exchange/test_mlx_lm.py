@@ -18,6 +18,7 @@ from whet.text.chat import Chat
 from whet.train.encode import encode_example
 from whet.train.schedule import learning_rate_at
 
+pytestmark = pytest.mark.integration
 LORA = {"rank": 8, "scale": 20.0, "dropout": 0.0}
 
 

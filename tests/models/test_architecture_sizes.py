@@ -50,6 +50,7 @@ def built(family: str, extra: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     return json.loads(config.to_json_string()), model
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("family", "extra"), CASES)
 def test_parameters_and_linear_layers_are_those_of_transformers(family: str, extra: dict[str, Any]) -> None:
     import torch
@@ -66,6 +67,7 @@ def test_parameters_and_linear_layers_are_those_of_transformers(family: str, ext
     assert not sizes.is_estimate
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("family", sorted(DEFAULTS))
 def test_what_a_config_leaves_out_is_what_transformers_takes(family: str) -> None:
     import transformers

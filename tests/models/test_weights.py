@@ -196,6 +196,7 @@ def test_what_is_written_others_read(tmp_path: Path) -> None:
     assert read_weights_file(path).tensors["wide"].start % 8 == 0
 
 
+@pytest.mark.integration
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=50))
 def test_bf16_is_rounded_as_torch_rounds(values: list[float]) -> None:
     import torch

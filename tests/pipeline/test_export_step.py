@@ -15,6 +15,8 @@ from whet.pipeline.certify import PLAIN_PROMPTS, Exported, certify, folder_form,
 from whet.pipeline.export_step import export_gguf_file
 from whet.pipeline.ollama_step import OllamaChoices, export_ollama
 
+pytestmark = pytest.mark.integration
+
 
 def silent(words: str) -> None:
     pass

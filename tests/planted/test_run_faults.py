@@ -161,6 +161,7 @@ def build_at_work(place: Path) -> subprocess.Popen[str]:
     return process
 
 
+@pytest.mark.integration
 def test_an_interrupted_build_leaves_nothing_and_can_be_done_again(whet: Whet, place: Path) -> None:
     (place / "r.yaml").write_text(EXTRACTION + source())
     (place / "a.jsonl").write_bytes(jsonl(MANY * 30))
@@ -183,6 +184,7 @@ def test_an_interrupted_build_leaves_nothing_and_can_be_done_again(whet: Whet, p
     assert {path.name for path in (place / "run/data").iterdir()} >= {"train.jsonl", "manifest.json"}
 
 
+@pytest.mark.integration
 def test_a_line_of_200_mb_is_never_held(place: Path) -> None:
     with (place / "a.jsonl").open("wb") as file:
         file.write(jsonl(MANY) + b'{"messages": [{"role": "user", "content": "')

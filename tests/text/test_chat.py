@@ -32,6 +32,7 @@ def with_template(folder: Path, template: str) -> Chat:
     return Chat(folder)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("messages", [USER, WITH_SYSTEM, TURNS])
 def test_renders_as_transformers_does(chat: Chat, messages: tuple[Message, ...]) -> None:
     from transformers import AutoTokenizer

@@ -61,6 +61,7 @@ def model() -> Any:
     return transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**{k: v for k, v in CONFIG.items() if k != "model_type"}))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "adapter",
     [
@@ -89,6 +90,7 @@ def test_as_many_numbers_are_trained_as_peft_trains(adapter: LoraSettings, model
     assert trained_by(SIZES, adapter).total == wanted
 
 
+@pytest.mark.integration
 def test_all_weights_are_trained_in_full(model: Any) -> None:
     assert trained_by(SIZES, FullSettings()).total == sum(p.numel() for p in model.parameters())
     last = sum(p.numel() for p in model.model.layers[2:].parameters())
@@ -100,6 +102,7 @@ def test_targets_that_name_nothing_are_refused() -> None:
         trained_by(SIZES, LoraSettings(targets=("c_attn",)))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", ["adamw", "adafactor", "muon"])
 def test_the_optimisers_memory_is_what_it_holds_after_a_step(name: str) -> None:
     import torch
@@ -127,6 +130,7 @@ def test_weights_in_4_bits_take_what_the_paper_says() -> None:
     assert plain - held == pytest.approx(linear * (16 - 4.127) / 8, rel=1e-3)
 
 
+@pytest.mark.integration
 def test_activations_are_what_autograd_keeps(tmp_path: Path) -> None:
     import torch
     from conftest import random_model
@@ -156,6 +160,7 @@ def test_activations_are_what_autograd_keeps(tmp_path: Path) -> None:
     assert planned == pytest.approx(measured, rel=0.1)
 
 
+@pytest.mark.integration
 def test_arithmetic_is_that_of_the_products(model: Any) -> None:
     """A full step against torch's own count, which leaves out attention off its fused kernels and elementwise work."""
     import torch

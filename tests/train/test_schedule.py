@@ -31,6 +31,7 @@ def theirs(num_steps: int, name: str, warm_up: int, **more: Any) -> list[float]:
 WSD = {"num_decay_steps": 12, "decay_type": "1-sqrt"}
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("ours", "name", "more"),
     [
@@ -46,6 +47,7 @@ def test_learning_rates_are_those_of_transformers_after_the_warm_up(ours: Any, n
     assert rates(40, warm_up_steps=8, **ours)[8:] == pytest.approx(theirs(40, name, 8, **more)[8:], rel=1e-9, abs=1e-12)
 
 
+@pytest.mark.integration
 def test_a_warm_up_is_that_of_transformers_without_its_idle_first_step() -> None:
     assert rates(40, warm_up_steps=8, schedule="constant")[:8] == pytest.approx(theirs(40, "constant_with_warmup", 9)[1:9])
 
@@ -95,6 +97,7 @@ def test_settings_that_do_nothing_are_refused(changes: Any) -> None:
         ScheduleSettings(**changes)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("ours", "name"), [("linear", "linear"), ("cosine", "cosine"), ("constant", "constant_with_warmup")])
 def test_from_zero_every_learning_rate_is_that_of_transformers(ours: Any, name: str) -> None:
     found = rates(40, warm_up_steps=8, warm_up_from_zero=True, schedule=ours)
