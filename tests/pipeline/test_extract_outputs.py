@@ -1,6 +1,7 @@
 """Where an extraction's files lie: amid its sources, over somebody else's; and chunks that are too long for the training."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from scripted_reading import Reader, answering
 from whet.errors import InputError
 from whet.extract.targets import Targets
 from whet.pipeline.extract_step import Extracted, Order, extract
+from whet.storage import read_jsonl
 
 
 @pytest.fixture
@@ -67,6 +69,23 @@ def test_an_output_amid_its_sources_is_never_read_nor_written_over_one(run: Path
         with pytest.raises(InputError, match="one of the inputs, and would be overwritten"):
             do(run, source, inputs, is_anew=True)
     assert source.read_text(encoding="utf-8") == '{"text": "<蹇義>卒。"}\n'
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+def test_what_another_extraction_wrote_is_named_and_not_read(run: Path, corpus: Path, tmp_path: Path, suffix: str) -> None:
+    (corpus / "mark.txt").write_text("<于謙>至<bad>。", encoding="utf-8")
+    other, accepted, review = tmp_path / f"other{suffix}", corpus / f"sure{suffix}", corpus / f"unsure{suffix}"
+    targets = Targets(other, accepted=accepted, review=review, is_spreadsheet=suffix == ".csv")
+    order = Order((str(corpus),), run, targets, ("extract.accept.threshold=0.5",))
+    extract(order, answering=answering(Reader(failing("error"))))
+    for name in ("failed.jsonl", "summary.json"):
+        shutil.copy(f"{other}.{name}", corpus / f"copied.{name}")
+    out = tmp_path / "out.jsonl"
+    figures = do(run, out, corpus).figures
+    written = [accepted, review, corpus / "copied.failed.jsonl", corpus / "copied.summary.json"]
+    told = {row["document"] for row in read_jsonl(Path(f"{out}.failed.jsonl")) if row["status"] == "refused"}
+    assert told == set(map(str, written))
+    assert figures["documents"]["in_output"] == 4
 
 
 def test_a_file_of_somebody_else_is_not_overwritten_by_accepted_records(run: Path, corpus: Path, tmp_path: Path) -> None:

@@ -85,16 +85,26 @@ def test_a_file_that_can_not_be_read_any_more_says_why(run, tmp_path):
         look(out)
 
 
-def test_standard_input_is_not_kept_and_its_records_can_be_seen_all_the_same(run, tmp_path, monkeypatch):
-    class Stream:
-        buffer = io.BytesIO("是日<蹇義>卒。".encode())
-
-    monkeypatch.setattr("sys.stdin", Stream())
-    out = read(run, "-")
-    with pytest.raises(InputError, match="-: this document can't be read any more: it came from standard input"):
-        look(out)
-    data = look(out, allow_changed=True)
-    assert (data["passages"], data["num_records"]) == ([], 1)
+def test_standard_input_is_kept_for_the_page(run, tmp_path, monkeypatch):
+    kept = tmp_path / "out.jsonl.state" / "standard-input"
+    for settings, given in ((), "是日<蹇義>卒。"), (("extract.documents.kind=json",), '{"text": "雨"}\n{"text": "<于謙>至。"}\n'):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(given.encode())))
+        order = Order(("-",), run, Targets(tmp_path / "out.jsonl"), settings, is_anew=True)
+        extract(order, answering=answering(Reader()))
+        data = look(tmp_path / "out.jsonl")
+        assert [name for name, *_ in marked(data)] == [given.partition("<")[2].partition(">")[0]]
+        assert kept.read_text(encoding="utf-8") == given
+    assert [document["name"] for document in data["documents"]] == ["-:2"]
+    # One that gives no text changes nothing: neither the output nor what it was made of.
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"")))
+    with pytest.raises(InputError, match="is empty"):
+        read(run, "-", settings=settings)
+    assert look(tmp_path / "out.jsonl")["num_records"] == 1
+    kept.unlink()
+    with pytest.raises(InputError, match="-:2: this document can't be read any more: it came from standard input"):
+        look(tmp_path / "out.jsonl")
+    assert (data := look(tmp_path / "out.jsonl", allow_changed=True))["num_records"] == 1
+    assert data["passages"] == []
 
 
 def test_a_page_is_written_while_an_extraction_is_at_work(run, tmp_path):

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from whet.errors import InputError
-from whet.extract.state import FILE, State
+from whet.extract.state import FILE, STANDARD_INPUT_FILE, State
 
 SHOWN = 3  # differences that the message names
 
@@ -16,7 +16,7 @@ def open_state(folder: Path, decisive: Mapping[str, Any], *, is_anew: bool) -> S
     decisive: all that decides what the answers are, as plain JSON.
     """
     if is_anew:
-        for name in (FILE, f"{FILE}-wal", f"{FILE}-shm"):
+        for name in (FILE, f"{FILE}-wal", f"{FILE}-shm", STANDARD_INPUT_FILE):
             (folder / name).unlink(missing_ok=True)
     state = State(folder)
     try:

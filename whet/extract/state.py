@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from whet.data.documents.source import Kind
 from whet.errors import InputError
 from whet.extract.found import ChunkFound, Found, found_from_rows, found_to_rows
 from whet.storage import canonical
 
 FILE = "state.sqlite"
+STANDARD_INPUT_FILE = "standard-input"
+"""A copy of standard input, beside the state, where that is what the output was made of."""
 SCHEMA = 1
 COMMIT_EVERY = 64  # chunks
 COMMIT_EVERY_S = 1.0
@@ -207,6 +210,11 @@ class State:
         sql = "UPDATE documents SET kind = ?, stamp = ?, is_whole = 0, version = ?, seen = ?, place = ? WHERE id = ?"
         self._do(sql, kind, stamp, version + 1, number, place, id_)
         return Entry(id_, name, version + 1, False, is_changed=True)
+
+    def kind_of(self, name: str, stamp: str) -> Kind | None:
+        """The kind of a document that was read to its end, and whose stamp is still this one."""
+        row = self.one("SELECT kind FROM documents WHERE name = ? AND stamp = ? AND is_whole", pack(name), stamp)
+        return row[0] if row else None
 
     def end_document(self, entry: Entry, facts: Mapping[str, Any], *, is_whole: bool) -> None:
         """Keep what was learnt of a document when its last chunk is answered: sha, num_chars, num_pages, problems.

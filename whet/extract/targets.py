@@ -8,7 +8,7 @@ from typing import Any
 
 from whet.errors import InputError
 from whet.extract.rows import Row
-from whet.extract.state import FILE, State
+from whet.extract.state import FILE, STANDARD_INPUT_FILE, State
 from whet.extract.write import Format, columns_of, format_of, writing
 from whet.storage import write_json, write_jsonl
 from whet.tasks.extraction import FieldSettings
@@ -91,13 +91,14 @@ class Targets:
         return lambda path: is_output(path) or path.absolute() in own
 
     def claim(self, state: State, *, is_anew: bool) -> None:
-        """Note in the state which files are written. InputError where one is there that is another's."""
+        """Note in the state which files are written, once that is open. InputError where one is there that is another's."""
         known = set(state.fact("targets", []))
         files = [path for path, _, which in self._files() if which is not None]
         other = next((path for path in files if path.exists() and str(path.absolute()) not in known), None)
         if other is not None and not is_anew:
             raise InputError(str(other), "is there already, and this extraction did not write it", "Choose another name")
         state.set_fact("targets", sorted(known | {str(path.absolute()) for path in files}))
+        self.passing.unlink(missing_ok=True)
 
     def write(self, rows: Iterator[Row], fields: Sequence[FieldSettings]) -> dict[str, Any]:
         """Write all files in one pass over the rows; gives, by file, its rows and its cells that look like formulas."""
@@ -118,6 +119,16 @@ class Targets:
                 if writer.num_formulas:
                     counts[name]["formulas"] = writer.num_formulas
         return counts
+
+    @property
+    def passing(self) -> Path:
+        """Where standard input is put while it is read."""
+        return self.state / f"{STANDARD_INPUT_FILE}.new"
+
+    def keep_standard_input(self) -> None:
+        """The output is now of the standard input that was read last, if any was."""
+        if self.passing.exists():
+            self.passing.replace(self.state / STANDARD_INPUT_FILE)
 
     def write_failed(self, state: State) -> int:
         """Write what failed; there is no such file where nothing did. Gives how many lines it has."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from whet.config import Places, apply_overrides, load
 from whet.data.chunks import Chunk, Cut, cut_chunks
-from whet.data.documents.find import find_documents
+from whet.data.documents.find import Before, find_documents
 from whet.data.documents.source import Piece
 from whet.errors import InputError, InterruptedRunError, WhetError
 from whet.evaluate.calibration import Calibration
@@ -81,7 +81,9 @@ def extract(
         raise InputError(str(order.run), f"answers {task.name} questions, it extracts nothing", "Name a run that extracts")
     inputs = order.targets.sources(order.inputs)
     order.targets.check(task.fields, is_anew=order.is_anew)
-    documents = find_documents(inputs, settings.documents, order.targets.leaves_out())
+    # What the state knows is asked when documents are drawn from it.
+    before = Before(order.targets.leaves_out(), lambda name, stamp: state.kind_of(name, stamp), order.targets.passing)
+    documents = find_documents(inputs, settings.documents, before)
     who = answering or choose_answering(bench, saved, is_base=order.is_base)
     if order.ray:
         who = spread(who, bench, order.ray)
@@ -196,7 +198,8 @@ def _require_text(order: Order, state: State, tally: Tally) -> None:
         return
     told = [(row["document"], row["reason"]) for row in state.failures() if row["status"] in ("refused", "unreadable")]
     if told:
-        more = f" ({len(told) - 1:,} other inputs or pages have no text either)" if len(told) > 1 else ""
+        others = "1 other input or page has" if len(told) == 2 else f"{len(told) - 1:,} other inputs or pages have"
+        more = f" ({others} no text either)" if len(told) > 1 else ""
         raise InputError(told[0][0], f"{told[0][1]}{more}")
     raise InputError(", ".join(order.inputs), "holds no text", "Name files or folders with documents to read")
 
@@ -209,6 +212,7 @@ def _write(
     try:
         state.commit()
         files = targets.write(assembly.rows(), task.fields)
+        targets.keep_standard_input()
         num_failed = targets.write_failed(state)
         figures = _figures(tally, assembly.sums, state) | {
             "is_whole": stopped is None,

@@ -3,7 +3,7 @@
 import functools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ ROLE_WORDS = frozenset(
     ["system", "user", "assistant", "human", "model", "instruction", "response", "question", "answer", "input", "bot"]
 )
 _MARK = "\ue0a7whet\ue0a8"  # private-use characters: no template holds them
+_PARTERS = [chr(number) for number in range(0xE0A9, 0xE0B9)]  # private-use characters: texts hold few of them, if any
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +49,37 @@ class Chat:
 
     def render(self, messages: Sequence[Message], *, is_prompt: bool) -> str:
         """The text of a conversation; with `is_prompt`, opened for the assistant's turn."""
+        self._refuse_marks(messages)
+        return _rendered(self._compiled, messages, self._tokens, str(self.folder), is_prompt=is_prompt)
+
+    def _refuse_marks(self, messages: Sequence[Message]) -> None:
+        """InputError where a text holds a mark of the template: it would end the user's turn and speak as somebody else."""
         for message in messages:
-            # A mark of the template inside a text would end the user's turn and speak as somebody else.
             if found := self._marks.search(message.content):
                 raise InputError(
                     "", f"the text holds {found.group()!r}, a mark of the chat template", "Take it out of the source"
                 )
-        return _rendered(self._compiled, messages, self._tokens, str(self.folder), is_prompt=is_prompt)
+
+    def _parted(self, text: str, part: str) -> str:
+        """A text whose marks have a character put in, so that no tokenizer takes them for marks; those of one letter stay."""
+        before = None
+        while before != text:  # where two marks overlap, the second shows when the first is parted
+            before, text = text, self._marks.sub(lambda found: found[0][0] + part * (len(found[0]) > 1) + found[0][1:], text)
+        return text
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
-        """The token ids that an engine sends for these messages."""
-        return self.tokenizer.encode(self.render(messages, is_prompt=True))
+        """The token ids that an engine sends for these messages. Marks of the template inside a text are letters like others."""
+        if not any(self._marks.search(message.content) for message in messages):
+            return self.tokenizer.encode(self.render(messages, is_prompt=True))
+        texts = "".join(message.content for message in messages)
+        part = next((one for one in _PARTERS if one not in texts and one not in self.template), "")
+        parted = [replace(message, content=self._parted(message.content, part)) for message in messages]
+        rendered = self.render(parted, is_prompt=True)
+        try:
+            return self.tokenizer.encode_parted(rendered, part)
+        except InputError:
+            self._refuse_marks(messages)
+            raise
 
     def training_ids(self, messages: Sequence[Message], reply: str) -> Rendered:
         """Prompt and learnt ids of a conversation whose next turn is `reply`.

@@ -52,10 +52,25 @@ class Tokenizer:
 
         Lone surrogates, which no tokenizer can hold, raise InputError.
         """
+        return list(self._encode(text).ids)
+
+    def _encode(self, text: str) -> Any:
         try:
-            return list(self._fast.encode(text, add_special_tokens=False).ids)
+            return self._fast.encode(text, add_special_tokens=False)
         except (UnicodeEncodeError, TypeError):
             raise InputError("", "the text holds a lone surrogate, which is no character", "Take it out of the source") from None
+
+    def encode_parted(self, text: str, part: str) -> list[int]:
+        """The ids of a text without the character `part`, whose own ids are taken out again: where it stands in the name of a
+        special token, the name's letters are letters like others. InputError where a token holds it and something beside it.
+        """
+        made, found = self._encode(text), list[int]()
+        for number, (start, end) in zip(made.ids, made.offsets, strict=True):
+            if part not in text[start:end]:
+                found.append(number)
+            elif end - start > 1:
+                raise InputError(self._place, f"its tokens can't be parted at U+{ord(part):04X}")
+        return found
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, special tokens left out."""

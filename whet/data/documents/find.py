@@ -16,22 +16,33 @@ from whet.data.documents.encoding import HEAD_BYTES, find_encoding
 from whet.data.documents.pdf import check_pdf
 from whet.data.documents.rows import Text, read_rows
 from whet.data.documents.sniff import find_form
-from whet.data.documents.source import DocumentSettings, Refused
-from whet.errors import InputError
-from whet.storage import hash_text
+from whet.data.documents.source import DocumentSettings, Kind, Refused
+from whet.errors import InputError, open_to_read
+from whet.storage import hash_text, staged_file
 
 STANDARD_INPUT = "-"
 _STAMP_DIGITS = 32
-LeftOut = Callable[[Path], bool]
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What is known of the inputs already."""
+
+    is_left_out: Callable[[Path], bool] = lambda path: False
+    """Whether a file or folder below an input is no source."""
+    kind_of: Callable[[str, str], Kind | None] = lambda name, stamp: None
+    """The kind of a file, by its name and its stamp, that need not be read again: it is then not even opened."""
+    kept: Path | None = None
+    """Where standard input is kept; a passing file where nobody says."""
 
 
-def find_documents(
-    inputs: Sequence[str], settings: DocumentSettings, is_left_out: LeftOut = lambda path: False
-) -> Iterator[Document | Refused]:
+NOTHING = Before()
+
+
+def find_documents(inputs: Sequence[str], settings: DocumentSettings, before: Before = NOTHING) -> Iterator[Document | Refused]:
     """Every document of the inputs in their order, and everything that can't be read.
 
-    A folder gives the files in it and below, sorted by name; hidden ones are left out, and so is what
-    `is_left_out` says. "-" is standard input. Nothing is listed ahead but the names of one folder at a time. Raises InputError
+    A folder gives the files in it and below, sorted by name; hidden ones are left out, and so is what `before` says.
+    "-" is standard input. Nothing is listed ahead but the names of one folder at a time. Raises InputError
     at once for an input that is not there.
     """
     if not inputs:
@@ -45,7 +56,7 @@ def find_documents(
         if name != STANDARD_INPUT and not os.path.lexists(name):
             raise InputError(name, "no such file or folder", "Check the path; it is taken from the folder you stand in")
         roots.append(_Root(name, Path(name), Path(os.path.realpath(name))))
-    return _find(_once(roots), settings, is_left_out)
+    return _find(_once(roots), settings, before)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,22 +90,28 @@ def _once(roots: list[_Root]) -> list[_Root]:
     ]
 
 
-def _find(roots: list[_Root], settings: DocumentSettings, is_left_out: LeftOut) -> Iterator[Document | Refused]:
+def standard_input_of(kept: Path, settings: DocumentSettings) -> Iterator[Document | Refused]:
+    """The documents of standard input as it was kept."""
+    with open_to_read(kept) as copy:
+        yield from _recognised(copy, _Place(STANDARD_INPUT, None, kept, "", copy), settings, is_named=True)
+
+
+def _find(roots: list[_Root], settings: DocumentSettings, before: Before) -> Iterator[Document | Refused]:
     for root in roots:
         if root.name == STANDARD_INPUT:
-            yield from _from_stream(sys.stdin.buffer, STANDARD_INPUT, settings)
+            yield from _from_stream(sys.stdin.buffer, STANDARD_INPUT, settings, before.kept)
         elif root.is_folder:
             num_found = 0
-            for found in _walk(root, settings, is_left_out):
+            for found in _walk(root, settings, before):
                 num_found += 1
                 yield found
             if not num_found:
                 yield Refused(shown(root.path), "is a folder without files (hidden ones are left out)")
         else:
-            yield from _open(root.path, shown(root.path), settings, is_named=True)
+            yield from _open(root.path, shown(root.path), settings, before, is_named=True)
 
 
-def _walk(root: _Root, settings: DocumentSettings, is_left_out: LeftOut) -> Iterator[Document | Refused]:
+def _walk(root: _Root, settings: DocumentSettings, before: Before) -> Iterator[Document | Refused]:
     """The files of a folder and of those below it. A folder's names are held while it is read, nothing else of it."""
     waiting = [iter([root.path])]
     while waiting:
@@ -102,7 +119,7 @@ def _walk(root: _Root, settings: DocumentSettings, is_left_out: LeftOut) -> Iter
         if path is None:
             waiting.pop()
             continue
-        if path is not root.path and is_left_out(path):
+        if path is not root.path and before.is_left_out(path):
             continue
         try:
             mode = path.lstat().st_mode if path is not root.path else stat.S_IFDIR
@@ -115,7 +132,7 @@ def _walk(root: _Root, settings: DocumentSettings, is_left_out: LeftOut) -> Iter
         if stat.S_ISLNK(mode) and (reason := _why_not_followed(path, root)):
             yield Refused(shown(path), reason)
         elif stat.S_ISREG(mode) or stat.S_ISLNK(mode):
-            yield from _open(path, shown(path), settings, is_named=False)
+            yield from _open(path, shown(path), settings, before, is_named=False)
         else:
             yield Refused(shown(path), "is no file but a device, pipe or socket")
 
@@ -139,12 +156,16 @@ def _why_not_followed(path: Path, root: _Root) -> str:
     return ""
 
 
-def _open(path: Path, name: str, settings: DocumentSettings, is_named: bool) -> Iterator[Document | Refused]:
+def _open(path: Path, name: str, settings: DocumentSettings, before: Before, *, is_named: bool) -> Iterator[Document | Refused]:
     """The document that a file is, the documents of its rows, or why it is none."""
     try:
         if is_named and stat.S_ISFIFO(path.stat().st_mode):
             with path.open("rb") as stream:
                 yield from _from_stream(stream, name, settings)
+            return
+        stamp = file_stamp(path)
+        if kind := before.kind_of(name, stamp):
+            yield Document(name, path, kind, stamp, path.stat().st_size, settings)
             return
         with path.open("rb") as file:
             stamp = file_stamp(path)
@@ -153,11 +174,19 @@ def _open(path: Path, name: str, settings: DocumentSettings, is_named: bool) -> 
         yield Refused(name, f"can't be read ({error.strerror})")
 
 
-def _from_stream(stream: IO[bytes], name: str, settings: DocumentSettings) -> Iterator[Document | Refused]:
+def _from_stream(
+    stream: IO[bytes], name: str, settings: DocumentSettings, kept: Path | None = None
+) -> Iterator[Document | Refused]:
     """The documents of a stream, which is put into a file first, since a PDF can't be read from front to back."""
-    copy = tempfile.NamedTemporaryFile(prefix="whet-")  # noqa: SIM115 (the document keeps it)
-    shutil.copyfileobj(stream, copy, 1 << 20)
-    copy.seek(0)
+    copy: Any
+    if kept:
+        with staged_file(kept) as staged, staged.open("wb") as file:
+            shutil.copyfileobj(stream, file, 1 << 20)
+        copy = kept.open("rb")
+    else:
+        copy = tempfile.NamedTemporaryFile(prefix="whet-")  # noqa: SIM115 (the document keeps it)
+        shutil.copyfileobj(stream, copy, 1 << 20)
+        copy.seek(0)
     total = hashlib.file_digest(copy, "sha256")
     copy.seek(0)
     place = _Place(name, None, Path(copy.name), total.hexdigest()[:_STAMP_DIGITS], copy)

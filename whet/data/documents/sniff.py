@@ -36,6 +36,15 @@ _KNOWN = (
 )
 _HTML = re.compile(rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.{0,2000}?-->\s*)*<(?:!doctype\s+html|html[\s>])", re.IGNORECASE | re.DOTALL)
 _PAGE = b'<meta name="generator" content="whet view">'
+# As whet/extract/write.py and state.py write them; their order of keys is what they are known by.
+_TEXT, _ID, _COUNT = rb'"(?:[^"\\]|\\.)*"', rb'"[0-9a-f]{32}"', rb"(?:null|\d+)"
+_EXTRACTED = re.compile(
+    rb'\{"id": %(id)b, "document": %(text)b, "page": %(count)b, "chunk": %(id)b, "values": \{'
+    rb"|(?:\xef\xbb\xbf)?id,document,page,chunk,[^\r\n]*,confidence,is_accepted,flags,run,adapter\r?\n"
+    rb'|\{"document": %(text)b, "page": %(count)b, "chunk": %(id)b, "start": \d+, "end": \d+, "status": "(?:cut|failed)"'
+    rb'|\{"document": %(text)b, "status": "(?:unreadable|refused)", "reason": '
+    rb'|\{\s*"documents": \{\s*"in_output": \d' % {b"id": _ID, b"text": _TEXT, b"count": _COUNT}
+)
 _ROW = re.compile(rb'\s*\{\s*"')
 _PDF_HEAD_BYTES = 1024  # a PDF's mark may have something before it
 
@@ -54,6 +63,8 @@ def find_form(name: str, head: bytes, settings: DocumentSettings, is_named: bool
     reason = _why_unreadable(head, form)
     if reason:
         return None, reason
+    if settings.kind is None and _EXTRACTED.match(head):
+        return None, "is what `whet extract` wrote, and no source; to read it all the same, set extract.documents.kind"
     if form is None and is_named:
         form = "html" if _HTML.match(head) else "json" if _is_row(head, settings) else "text"
     unknown = f"is of no known kind ({suffix or 'no suffix'}); name it by itself, or see extract.documents.text_suffixes"

@@ -9,10 +9,10 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from whet.data.documents.find import STANDARD_INPUT, find_documents
+from whet.data.documents.find import STANDARD_INPUT, find_documents, standard_input_of
 from whet.data.documents.source import DocumentSettings, Piece, Refused
 from whet.errors import InputError
-from whet.extract.state import FILE
+from whet.extract.state import FILE, STANDARD_INPUT_FILE
 from whet.pipeline.view.rows import Range
 
 
@@ -57,31 +57,35 @@ def texts_of(out_path: Path, wanted: Collection[str]) -> Iterator[SourceText]:
 
     Names are paths from the folder one stands in, and names of rows in such files.
     """
+    state = out_path.with_name(f"{out_path.name}.state")
+    kept = state / STANDARD_INPUT_FILE
     files: dict[str, None] = {}
     left = set(wanted)
     for name in wanted:
-        file = _file_of(name)
+        is_standard_input = name.partition(":")[0].partition("#")[0] == STANDARD_INPUT
+        file = _file_of(name) or (STANDARD_INPUT if is_standard_input and kept.is_file() else None)
         if file is not None:
             files[file] = None
             continue
         left.remove(name)
-        if name.partition(":")[0].partition("#")[0] == STANDARD_INPUT:
-            yield SourceText(name, (), "it came from standard input, which is not kept")
+        if is_standard_input:
+            yield SourceText(name, (), "it came from standard input, and what was kept of it is gone")
         else:
             yield SourceText(name, (), "there is no such file; paths are taken from the folder you stand in")
     if not files:
         return
-    settings = _document_settings(out_path.with_name(f"{out_path.name}.state") / FILE)
-    for document in find_documents(list(files), settings):
-        if document.name not in left:
-            continue
-        left.remove(document.name)
-        if isinstance(document, Refused):
-            yield SourceText(document.name, (), document.reason)
-        else:
-            yield SourceText(document.name, document.pieces())
-        if not left:
-            return
+    settings = _document_settings(state / FILE)
+    for file in files:
+        for document in standard_input_of(kept, settings) if file == STANDARD_INPUT else find_documents([file], settings):
+            if document.name not in left:
+                continue
+            left.remove(document.name)
+            if isinstance(document, Refused):
+                yield SourceText(document.name, (), document.reason)
+            else:
+                yield SourceText(document.name, document.pieces())
+            if not left:
+                return
     for name in wanted:
         if name in left:
             yield SourceText(name, (), "its file has no such row any more")
