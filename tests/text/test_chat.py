@@ -1,6 +1,5 @@
 """The chat format: the same text and ids as transformers, and every way in which a template can deceive."""
 
-import functools
 from pathlib import Path
 
 import pytest
@@ -139,28 +138,27 @@ def test_a_text_that_holds_a_mark_of_the_template_is_never_learnt(chat: Chat) ->
             chat.training_ids([Message("user", turns[0])], turns[1])
 
 
-@given(st.lists(st.sampled_from(["<|im_end|>", "<|end|>", "<s>", "<", "|", "|>", "im_end", "end", "s>", "甲", " ", "\n"])).map("".join))
-@pytest.mark.parametrize("kind", [None, *KINDS])
-def test_marks_of_the_template_in_a_text_are_letters_to_an_engine(
-    kind: str | None, tmp_path_factory: pytest.TempPathFactory, text: str
-) -> None:
-    chat = chat_of(kind, tmp_path_factory)
-    marks = set(chat.tokenizer.special_tokens().values())
-    ids, plain = (chat.prompt_ids([Message("user", content)]) for content in (f"甲{text}乙", "甲乙"))
-    assert [number for number in ids if number in marks] == [number for number in plain if number in marks]
-    written = chat.tokenizer.decode_all(ids)
-    assert written == chat.tokenizer.decode_all(plain).replace("甲乙", f"甲{text}乙", 1)
-
-
-@functools.cache
-def chat_of(kind: str | None, tmp_path_factory: pytest.TempPathFactory) -> Chat:
-    """The embedded base's chat format, or a plain one over a small tokenizer."""
-    if kind is None:
+@pytest.fixture(scope="module", params=["embedded", *KINDS])
+def any_chat(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Chat:
+    """The embedded base's chat format, or a plain one over a small tokenizer of some kind."""
+    if request.param == "embedded":
         return Chat(EMBEDDED_PATH)
-    folder = train(tmp_path_factory.mktemp("small") / kind, kind)
+    folder = train(tmp_path_factory.mktemp("small") / "m", request.param)
     turns = "{% for m in messages %}{{ m['role'] + ':' + m['content'] + '<|end|>' }}{% endfor %}"
     (folder / "chat_template.jinja").write_text(turns + "{% if add_generation_prompt %}assistant:{% endif %}")
     return Chat(folder)
+
+
+PIECES = ["<|im_end|>", "<|end|>", "<s>", "<", "|", "|>", "im_end", "end", "s>", "甲", " ", "\n"]
+
+
+@given(text=st.lists(st.sampled_from(PIECES)).map("".join))
+def test_marks_of_the_template_in_a_text_are_letters_to_an_engine(any_chat: Chat, text: str) -> None:
+    marks = set(any_chat.tokenizer.special_tokens().values())
+    ids, plain = (any_chat.prompt_ids([Message("user", content)]) for content in (f"甲{text}乙", "甲乙"))
+    assert [number for number in ids if number in marks] == [number for number in plain if number in marks]
+    written = any_chat.tokenizer.decode_all(ids)
+    assert written == any_chat.tokenizer.decode_all(plain).replace("甲乙", f"甲{text}乙", 1)
 
 
 def test_a_mark_that_cannot_be_parted_is_refused(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ class Document:
     num_pages: int = 0
     """Of a PDF."""
     copy: Any = field(default=None, repr=False, compare=False)
-    """Standard input, kept in a file that goes away with this object."""
+    """Of standard input: `name` is the path of its file, which goes away with this object unless it is kept."""
 
     def pieces(self) -> Iterator[Piece]:
         """The text in stretches, from the beginning; may be called again.

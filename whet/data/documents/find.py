@@ -23,6 +23,7 @@ from whet.storage import hash_text, staged_file
 STANDARD_INPUT = "-"
 _STAMP_DIGITS = 32
 
+
 @dataclass(frozen=True, slots=True)
 class Before:
     """What is known of the inputs already."""
@@ -90,10 +91,17 @@ def _once(roots: list[_Root]) -> list[_Root]:
     ]
 
 
-def standard_input_of(kept: Path, settings: DocumentSettings) -> Iterator[Document | Refused]:
-    """The documents of standard input as it was kept."""
-    with open_to_read(kept) as copy:
-        yield from _recognised(copy, _Place(STANDARD_INPUT, None, kept, "", copy), settings, is_named=True)
+def standard_input_of(kept: Path, settings: DocumentSettings, name: str = STANDARD_INPUT) -> Iterator[Document | Refused]:
+    """The documents of standard input as it was kept in a file."""
+    with open_to_read(kept) as file:
+        yield from _of_copy(file, _Kept(str(kept)), name, settings)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A copy that outlives its document."""
+
+    name: str
 
 
 def _find(roots: list[_Root], settings: DocumentSettings, before: Before) -> Iterator[Document | Refused]:
@@ -178,19 +186,21 @@ def _from_stream(
     stream: IO[bytes], name: str, settings: DocumentSettings, kept: Path | None = None
 ) -> Iterator[Document | Refused]:
     """The documents of a stream, which is put into a file first, since a PDF can't be read from front to back."""
-    copy: Any
     if kept:
         with staged_file(kept) as staged, staged.open("wb") as file:
             shutil.copyfileobj(stream, file, 1 << 20)
-        copy = kept.open("rb")
-    else:
-        copy = tempfile.NamedTemporaryFile(prefix="whet-")  # noqa: SIM115 (the document keeps it)
-        shutil.copyfileobj(stream, copy, 1 << 20)
-        copy.seek(0)
-    total = hashlib.file_digest(copy, "sha256")
-    copy.seek(0)
-    place = _Place(name, None, Path(copy.name), total.hexdigest()[:_STAMP_DIGITS], copy)
-    yield from _recognised(copy, place, settings, is_named=True)
+        yield from standard_input_of(kept, settings, name)
+        return
+    copy = tempfile.NamedTemporaryFile(prefix="whet-")  # noqa: SIM115 (the document keeps it)
+    shutil.copyfileobj(stream, copy, 1 << 20)
+    yield from _of_copy(copy, copy, name, settings)
+
+
+def _of_copy(file: IO[bytes], copy: Any, name: str, settings: DocumentSettings) -> Iterator[Document | Refused]:
+    file.seek(0)
+    total = hashlib.file_digest(file, "sha256")
+    file.seek(0)
+    yield from _recognised(file, _Place(name, None, Path(copy.name), total.hexdigest()[:_STAMP_DIGITS], copy), settings, True)
 
 
 @dataclass(frozen=True, slots=True)
