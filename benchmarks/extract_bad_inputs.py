@@ -7,8 +7,9 @@ decoding, cutting, asking, grounding, keeping in the state, writing the output. 
 - tiny files of some forty bytes, one in ten empty, one in fifty binary, in folders of a thousand and all in one folder;
 - the same files killed by SIGKILL in the middle and taken up; run again unchanged; and grown by one in a hundred.
 
-Times are CPU seconds, so that what else the machine does counts little. Memory is the highest resident memory (VmHWM) less what the process held after a first small extraction. Records are checked:
-every marked name is in the output once, and the output of the killed extraction is that of the undisturbed one, byte for byte.
+Times are CPU seconds, so that what else the machine does counts little. Memory is the highest resident memory (VmHWM) less what
+the process held after a first small extraction. Records are checked: every marked name is in the output once, and the output of
+the killed extraction is that of the undisturbed one, byte for byte.
 
 The last line is a JSON object: "line" and "endless": mb, seconds_per_mb, peak_mb; "files" and "one_folder": number, us_per_file,
 peak_mb; "killed": is_same, asked_twice; "again" and "grown": us_per_file, mb_read, asked, peak_mb.

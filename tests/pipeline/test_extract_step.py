@@ -18,6 +18,8 @@ import pytest
 from scripted_reading import Reader, answering, read, reply, source_of
 from written_pdfs import Picture, lines, write_pdf
 
+from whet.data.documents import find
+from whet.data.documents.sniff import find_form
 from whet.errors import InputError, InterruptedRunError
 from whet.extract.state import COMMIT_EVERY
 from whet.extract.targets import Targets
@@ -99,16 +101,20 @@ def test_pages_of_a_pdf_are_told_of_records_and_values(run: Path, tmp_path: Path
     ]
 
 
-def test_running_again_asks_nothing_and_a_grown_corpus_its_new_chunks_only(run: Path, corpus: Path, tmp_path: Path) -> None:
-    out, engine = tmp_path / "out.jsonl", Reader()
+def test_running_again_asks_nothing_and_a_grown_corpus_its_new_chunks_only(
+    run: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, engine, opened = tmp_path / "out.jsonl", Reader(), list[str]()
     do(run, out, corpus)
     before = out.read_bytes()
+    monkeypatch.setattr(find, "find_form", lambda name, *given: (opened.append(Path(name).name), find_form(name, *given))[1])
     do(run, out, corpus, engine=engine)
-    assert (engine.asked, out.read_bytes()) == ([], before)
+    assert (engine.asked, out.read_bytes(), opened) == ([], before, [])
     text = write(corpus / "9.txt", 4)
     figures = do(run, out, corpus, engine=engine).figures
     assert set(engine.asked) <= {text[start:end] for start, end in itertools.combinations(range(len(text) + 1), 2)}
     assert (figures["documents"]["unchanged"], figures["chunks"]["asked"]) == (3, len(engine.asked))
+    assert opened == ["9.txt"]
     assert names(out)[-3:] == marked(text)
     (corpus / "0.txt").unlink()
     assert do(run, out, corpus, engine=engine).figures["documents"]["gone"] == 1

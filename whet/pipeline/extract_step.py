@@ -10,7 +10,7 @@ from typing import Any
 from whet.config import Places, apply_overrides, load
 from whet.data.chunks import Chunk, Cut, cut_chunks
 from whet.data.documents.find import Before, find_documents
-from whet.data.documents.source import Piece
+from whet.data.documents.source import Kind, Piece
 from whet.errors import InputError, InterruptedRunError, WhetError
 from whet.evaluate.calibration import Calibration
 from whet.extract.bound import open_state
@@ -81,9 +81,11 @@ def extract(
         raise InputError(str(order.run), f"answers {task.name} questions, it extracts nothing", "Name a run that extracts")
     inputs = order.targets.sources(order.inputs)
     order.targets.check(task.fields, is_anew=order.is_anew)
-    # What the state knows is asked when documents are drawn from it.
-    before = Before(order.targets.leaves_out(), lambda name, stamp: state.kind_of(name, stamp), order.targets.passing)
-    documents = find_documents(inputs, settings.documents, before)
+
+    def kind_of(name: str, stamp: str) -> Kind | None:
+        return state.kind_of(name, stamp)  # which is open once documents are drawn
+
+    documents = find_documents(inputs, settings.documents, Before(order.targets.leaves_out(), kind_of, order.targets.passing))
     who = answering or choose_answering(bench, saved, is_base=order.is_base)
     if order.ray:
         who = spread(who, bench, order.ray)

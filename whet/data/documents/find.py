@@ -196,7 +196,7 @@ def _from_stream(
     yield from _of_copy(copy, copy, name, settings)
 
 
-def _of_copy(file: IO[bytes], copy: Any, name: str, settings: DocumentSettings) -> Iterator[Document | Refused]:
+def _of_copy(file: Any, copy: Any, name: str, settings: DocumentSettings) -> Iterator[Document | Refused]:
     file.seek(0)
     total = hashlib.file_digest(file, "sha256")
     file.seek(0)

@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from whet.data.documents.document import Document
 from whet.data.documents.find import STANDARD_INPUT, find_documents, standard_input_of
 from whet.data.documents.source import DocumentSettings, Piece, Refused
 from whet.errors import InputError
@@ -75,20 +76,24 @@ def texts_of(out_path: Path, wanted: Collection[str]) -> Iterator[SourceText]:
     if not files:
         return
     settings = _document_settings(state / FILE)
-    for file in files:
-        for document in standard_input_of(kept, settings) if file == STANDARD_INPUT else find_documents([file], settings):
-            if document.name not in left:
-                continue
-            left.remove(document.name)
-            if isinstance(document, Refused):
-                yield SourceText(document.name, (), document.reason)
-            else:
-                yield SourceText(document.name, document.pieces())
-            if not left:
-                return
+    for document in _documents(files, kept, settings):
+        if document.name not in left:
+            continue
+        left.remove(document.name)
+        if isinstance(document, Refused):
+            yield SourceText(document.name, (), document.reason)
+        else:
+            yield SourceText(document.name, document.pieces())
+        if not left:
+            return
     for name in wanted:
         if name in left:
             yield SourceText(name, (), "its file has no such row any more")
+
+
+def _documents(files: Iterable[str], kept: Path, settings: DocumentSettings) -> Iterator[Document | Refused]:
+    for file in files:
+        yield from standard_input_of(kept, settings) if file == STANDARD_INPUT else find_documents([file], settings)
 
 
 def _file_of(name: str) -> str | None:
