@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whet.extract.halves import MIN_CHARS, halve
-from whet.extract.sentences import sentences_around
+from whet.extract.sentences import MOST, sentences_around
 from whet.extract.state import Part
 from whet.records import Span
 
@@ -70,3 +70,17 @@ def test_the_sentences_around_a_place_hold_it(text: str, data: st.DataObject) ->
     end = data.draw(st.integers(start + 1, len(text)))
     found = sentences_around(text, Span(start, end))
     assert 0 <= found.start <= start < end <= found.end <= len(text)
+
+
+@given(
+    st.lists(st.sampled_from(["大", "蹇義", "，", "e\u0301", "👨\u200d👩\u200d👧", "𠮷"]), min_size=250, max_size=400), st.data()
+)
+def test_of_a_text_without_ends_so_much_is_quoted_and_no_half_character(pieces: list[str], data: st.DataObject) -> None:
+    text = "".join(pieces)
+    ends = [0, *(found.end() for found in regex.finditer(r"\X", text))]
+    first, last = sorted(data.draw(st.tuples(*[st.sampled_from(ends)] * 2).filter(lambda pair: pair[0] != pair[1])))
+    found = sentences_around(text, Span(first, last))
+    assert found.start <= first < last <= found.end
+    assert {found.start, found.end} <= {*ends}
+    assert found.end - found.start <= max(MOST, last - first)
+    assert found.end - found.start > min(MOST, len(text)) - 2 * 5  # a family has five code points

@@ -40,5 +40,6 @@ def view(
     viewed = write_view(out, page, settings)
     for note in viewed.notes:
         typer.echo(f"note: {note}", err=True)
-    words = f"{viewed.num_records:,} records in {viewed.num_documents:,} documents, {viewed.num_chars:,} characters"
-    typer.echo(f"page: {page} ({words})")
+    counts = {"record": viewed.num_records, "document": viewed.num_documents, "character": viewed.num_chars}
+    records, documents, chars = (f"{num:,} {what}{'s' * (num != 1)}" for what, num in counts.items())
+    typer.echo(f"page: {page} ({records} in {documents}, {chars})")

@@ -1,6 +1,7 @@
 """Finds the sentences of a text that hold some of its characters."""
 
 import re
+from bisect import bisect_left, bisect_right
 
 from whet.data.chunks import CLOSERS, ENDS_ALONE
 from whet.records import Span
@@ -8,9 +9,14 @@ from whet.records import Span
 ENDS = re.compile(rf"[{ENDS_ALONE}!?;]+[{CLOSERS}]*|\.(?=\s|$)|[\n\r\u2028\u2029]+")
 """Where a sentence ends, with the quotation marks and brackets that close behind it."""
 
+MOST = 200  # characters that are quoted, where the span itself has no more: a text without marks is one sentence
+
 
 def sentences_around(text: str, span: Span) -> Span:
-    """The whole sentences that hold the characters of `span`, without white space at their edges."""
+    """The whole sentences that hold the characters of `span`, without white space at their edges.
+
+    Of those that are longer than MOST, as much as may be on both sides, and no half characters.
+    """
     start = 0
     end = len(text)
     for found in ENDS.finditer(text):
@@ -23,4 +29,15 @@ def sentences_around(text: str, span: Span) -> Span:
         start += 1
     while end > span.end and text[end - 1].isspace():
         end -= 1
-    return Span(start, end)
+    return Span(start, end) if end - start <= MOST else _narrowed(text, start, end, span)
+
+
+def _narrowed(text: str, start: int, end: int, span: Span) -> Span:
+    import regex  # late, as in data/chunks.py
+
+    spare = max(0, MOST - (span.end - span.start))
+    low = max(start, min(span.start - spare // 2, end - MOST))
+    high = min(end, max(low + MOST, span.end))
+    places = [start, *(start + found.end() for found in regex.finditer(r"\X", text[start:end]))]
+    first, last = places[bisect_left(places, low)], places[bisect_right(places, high) - 1]
+    return Span(min(first, span.start), max(last, span.end))

@@ -30,7 +30,7 @@ from whet.tasks.extraction import Extraction
 from whet.tasks.rules import Rules
 
 READING = tuple(f"tasks/{name}.py" for name in ("extraction", "reading", "occurrences"))
-CODE = ("records.py", "text", *READING, "data/chunks.py", "data/documents", "extract/flow.py")
+CODE = ("records.py", "text", *READING, "data/chunks.py", "data/documents", "extract/flow.py", "extract/sentences.py")
 CHANGEABLE = ("extract.", "engine.", "device.", "task.constraint=", "task.max_tokens=")
 Tell = Callable[[Tally], None]
 MOST_LONGER = 1.5  # times the longest text of the training that a chunk may be without a word
