@@ -41,5 +41,5 @@ def view(
     for note in viewed.notes:
         typer.echo(f"note: {note}", err=True)
     counts = {"record": viewed.num_records, "document": viewed.num_documents, "character": viewed.num_chars}
-    records, documents, chars = (f"{num:,} {what}{'s' * (num != 1)}" for what, num in counts.items())
-    typer.echo(f"page: {page} ({records} in {documents}, {chars})")
+    shown = [f"{num:,} {what}{'s' * (num != 1)}" for what, num in counts.items()]
+    typer.echo(f"page: {page} ({shown[0]} in {shown[1]}, {shown[2]})")
