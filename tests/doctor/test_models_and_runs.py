@@ -294,7 +294,7 @@ def test_a_modelfile_that_leaves_out_what_was_trained_is_named(tmp_path: Path) -
     found = diagnose([path], "embedded")
     assert named(found, "a system message that is not sent")
     assert "'<|im_end|>'" in named(found, "another template").what
-    good = "{{ if .System }}<|im_start|>system\n{{ .System }}<|im_end|>\n{{ end }}<|im_start|>user\n{{ .Prompt }}<|im_end|>\n<|im_start|>assistant\n"
+    good = "{{ if .System }}<|im_start|>system\n{{ .System }}<|im_end|>\n{{ end }}<|im_start|>user\n{{ .Prompt }}<|im_end|>\n<|im_start|>assistant\n{{ .Response }}<|im_end|>\n"
     path.write_text(f'FROM ./model.gguf\nSYSTEM You are brief.\nTEMPLATE """{good}"""\nPARAMETER stop "<|im_end|>"\n')
     assert quiet(diagnose([path], "embedded"))
     path.write_text("FROM base:7b-q4_0\nADAPTER ./lora.gguf\n")

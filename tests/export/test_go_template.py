@@ -8,7 +8,8 @@ from conftest import copy_base
 from tokenizers import AddedToken, Tokenizer
 
 from whet.errors import InputError
-from whet.export.go_template import CONVERSATIONS, GoTemplate, check, derive, find_go, render_go
+from whet.export.go_render import find_go, render_go
+from whet.export.go_template import CONVERSATIONS, GoTemplate, check, derive
 from whet.records import Message
 from whet.text.chat import Chat
 

@@ -9,7 +9,7 @@ import pytest
 from conftest import copy_base, random_model
 
 from whet.errors import InputError, ProofError
-from whet.export.go_template import find_go
+from whet.export.go_render import find_go
 from whet.models.base_model import EMBEDDED_PATH, open_base
 from whet.pipeline.certify import PLAIN_PROMPTS, Exported, certify, folder_form, mlx_form
 from whet.pipeline.export_step import export_gguf_file

@@ -40,6 +40,7 @@ def look(folder: Path, context: Context) -> Findings:
             fault.remedy or "Save it again",
         )
         return
+    context.adapters.append(folder)
     saved = sorted(path.name for path in folder.glob("[0-9]*_adapters.safetensors"))
     if saved:
         yield note(

@@ -44,6 +44,8 @@ class Context:
     """The settings file that takes the loss on the prompt too; empty where none does."""
     strengths: dict[str, float] = field(default_factory=dict)
     """Of each adapter folder: its scale."""
+    adapters: list[Path] = field(default_factory=list)
+    """The adapter folders that are looked at and can be read."""
     _chat: Chat | None = None
 
     def chat(self) -> Chat | None:

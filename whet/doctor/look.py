@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from whet.doctor import adapters, exported, figures, models, rows, runs, settings, splits
+from whet.doctor import adapters, figures, gguf_files, modelfiles, models, rows, runs, settings, splits
 from whet.doctor.finding import SEVERITIES, Context, Finding, Findings, note
 from whet.errors import InputError
 from whet.exchange.reading import PICKLE_SUFFIXES, read_settings
@@ -92,9 +92,9 @@ def _findings(things: Things, context: Context) -> Findings:
     for path in things.models:
         yield from _guarded(path, models.look(path, context))
     for path in things.gguf:
-        yield from _guarded(path, exported.look_gguf(path, context))
+        yield from _guarded(path, gguf_files.look(path, context))
     for path in things.modelfiles:
-        yield from _guarded(path, exported.look_modelfile(path, context))
+        yield from _guarded(path, modelfiles.look(path, context))
     if things.results:
         yield from _guarded(things.results[0], figures.look(things.results, context))
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from whet.errors import InputError
-from whet.export.gguf_families import Change, read_layout
+from whet.export.gguf_families import Change, Layout, read_layout
 from whet.export.gguf_write import open_gguf, tensor_names
 from whet.models.base_model import BaseModel
 from whet.models.lora import Lora, LoraLayer
@@ -36,12 +36,7 @@ def write_gguf_adapter(base: BaseModel, lora: Lora, path: Path, *, name: str = "
     biases, whole modules, embeddings, a head that is the embedding.
     """
     gguf = open_gguf()
-    layout = read_layout(base.config, str(base.folder / "config.json"))
-    names = tensor_names(gguf, layout)
-    placed = {_place(lora, layer, names, layout.sizes.is_tied): layer for layer in lora.layers.values()}
-    if lora.whole:
-        whole = ", ".join(list(lora.whole)[:3])
-        raise InputError(str(lora.folder), f"brings whole tensors ({whole}), which no adapter of GGUF holds", _FUSE)
+    layout, placed = place_layers(base, lora)
     alphas = [layer.scale * layer.rank for layer in placed.values()]
     alpha = float(np.float32(max(alphas)))
     with staged_file(path) as staged:
@@ -59,6 +54,17 @@ def write_gguf_adapter(base: BaseModel, lora: Lora, path: Path, *, name: str = "
         finally:
             writer.close()
     return WrittenAdapter(path, layout.arch, alpha, len(placed))
+
+
+def place_layers(base: BaseModel, lora: Lora) -> tuple[Layout, dict[str, LoraLayer]]:
+    """How the base is written, and the adapter's layers by the names that their weights have there; InputError as above."""
+    layout = read_layout(base.config, str(base.folder / "config.json"))
+    names = tensor_names(open_gguf(), layout)
+    placed = {_place(lora, layer, names, layout.sizes.is_tied): layer for layer in lora.layers.values()}
+    if lora.whole:
+        whole = ", ".join(list(lora.whole)[:3])
+        raise InputError(str(lora.folder), f"brings whole tensors ({whole}), which no adapter of GGUF holds", _FUSE)
+    return layout, placed
 
 
 def _add(writer: Any, tensor: str, layer: LoraLayer, change: Change | None, alpha: float) -> None:

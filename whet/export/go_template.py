@@ -1,17 +1,14 @@
 """Writes a Go template, as Ollama renders it, that gives what the model's own Jinja template gives; and checks it with Go."""
 
-import importlib.resources
 import json
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from whet.errors import InputError
+from whet.export.go_render import render_go
 from whet.records import Message
 from whet.text.chat import Chat
+from whet.text.parting import parting
 
 # Private-use characters, which no template holds.
 _S, _U, _A, _V, _B, _W = (f"\ue0a7{letter}\ue0a8" for letter in "SUAVBW")
@@ -163,39 +160,6 @@ def _family(text: str) -> str:
     return next((name for mark, name in looks.items() if mark in text), "a template of its own")
 
 
-def find_go() -> str | None:
-    """The go command, where there is one."""
-    return shutil.which("go")
-
-
-def render_go(template: str, conversations: Sequence[Sequence[Message]]) -> list[str]:
-    """Conversations rendered by Go's own text/template, as Ollama calls it. InputError with Go's words where it is broken."""
-    go = find_go()
-    assert go is not None
-    job = {
-        "template": template,
-        "conversations": [[{"Role": m.role, "Content": m.content} for m in turns] for turns in conversations],
-    }
-    with tempfile.TemporaryDirectory(prefix="whet-go-") as folder:
-        program = Path(folder) / "render.go"
-        program.write_text(
-            importlib.resources.files("whet.export").joinpath("render.go.txt").read_text("utf-8"), encoding="utf-8"
-        )
-        done = subprocess.run(  # noqa: S603 -- the compiler that the user installed, and our own program
-            [go, "run", str(program)],
-            input=json.dumps(job),
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            check=False,
-            cwd=folder,
-        )
-    if done.returncode:
-        raise InputError("template", f"Go does not render it ({' '.join(done.stderr.split())[:300]})", "Mend the template")
-    found: list[str] = json.loads(done.stdout)
-    return found
-
-
 def check(chat: Chat, template: GoTemplate, *, adds_bos: bool, extra: Sequence[Sequence[Message]] = ()) -> list[str]:
     """Render conversations with both templates and compare token ids. Gives what was compared, in words; InputError where one
     differs, with the first place.
@@ -204,12 +168,10 @@ def check(chat: Chat, template: GoTemplate, *, adds_bos: bool, extra: Sequence[S
     asked = [turns for turns in (*CONVERSATIONS, *extra) if template.takes_system or turns[0].role != "system"]
     for turns, text in zip(asked, render_go(template.text, asked), strict=True):
         wanted, found = chat.prompt_ids(turns), [*bos, *chat.tokenizer.encode(text)]
-        if wanted != found:
-            at = next((at for at, (a, b) in enumerate(zip(wanted, found, strict=False)) if a != b), min(len(wanted), len(found)))
-            theirs, ours = (chat.tokenizer.decode_all(ids[max(0, at - 3) : at + 4]) for ids in (wanted, found))
+        if where := parting(chat.tokenizer, wanted, found):
             raise InputError(
                 "template",
-                f"the Go template gives other ids than the model's own from token {at} on: {ours!r} for {theirs!r}, "
+                f"the Go template gives other ids than the model's own {where}, "
                 f"in a conversation of {', '.join(message.role for message in turns)}",
                 _WAY_OUT,
             )

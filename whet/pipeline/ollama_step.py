@@ -13,7 +13,8 @@ from whet.export.certificate import Certificate, certificate_paths
 from whet.export.gguf_adapter import write_gguf_adapter
 from whet.export.gguf_export import TYPES, export_gguf
 from whet.export.gguf_families import read_layout
-from whet.export.go_template import GoTemplate, check, derive, find_go
+from whet.export.go_render import find_go
+from whet.export.go_template import GoTemplate, check, derive
 from whet.export.ollama import Modelfile, create, refuse_adapter
 from whet.models.gguf_file import read_gguf
 from whet.models.lora import read_lora

@@ -149,12 +149,14 @@ class Chat:
         )
 
 
-def render_with(template: str, messages: Sequence[Message], tokens: Mapping[str, str], place: str) -> str:
+def render_with(
+    template: str, messages: Sequence[Message], tokens: Mapping[str, str], place: str, *, is_prompt: bool = True
+) -> str:
     """The prompt of these messages by a template that stands in no model folder (a GGUF file's, say).
 
     tokens: bos_token and eos_token. Marks inside the messages are the caller's to look for.
     """
-    return _rendered(_compile(template, place), messages, tokens, place, is_prompt=True)
+    return _rendered(_compile(template, place), messages, tokens, place, is_prompt=is_prompt)
 
 
 def _rendered(compiled: Any, messages: Sequence[Message], tokens: Mapping[str, str], place: str, *, is_prompt: bool) -> str:
