@@ -42,6 +42,8 @@ class Context:
     """Most tokens of a row in the training that is looked at."""
     learns_prompt: str = ""
     """The settings file that takes the loss on the prompt too; empty where none does."""
+    learns_prompt_of: tuple[str, ...] = ()
+    """The shapes of rows whose prompt it learns; empty where it learns that of all."""
     strengths: dict[str, float] = field(default_factory=dict)
     """Of each adapter folder: its scale."""
     adapters: list[Path] = field(default_factory=list)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from whet.doctor.finding import Context, Findings, error, note, warning
+from whet.doctor.tokens import adds_begin
 from whet.errors import InputError
 from whet.models.described import read_description
 from whet.models.mlx_config import flat_entries
@@ -183,7 +184,7 @@ def _template(folder: Path, chat: Chat) -> Findings:
             "a template that is not continued", folder, fault.what, "What is trained is not what is asked.", fault.remedy
         )
     begin = named_tokens(folder).get("bos_token")
-    if begin and prompt.startswith(begin) and _adds_begin(folder, begin):
+    if begin and prompt.startswith(begin) and adds_begin(chat, begin):
         yield warning(
             "a doubled beginning",
             folder,
@@ -191,14 +192,6 @@ def _template(folder: Path, chat: Chat) -> Findings:
             "Encoded in one go, every prompt begins with it twice; scores fall to a fraction.",
             "Encode rendered prompts with add_special_tokens=False",
         )
-
-
-def _adds_begin(folder: Path, begin: str) -> bool:
-    """Whether the tokenizer, asked plainly, puts the beginning before a text."""
-    from tokenizers import Tokenizer as FastTokenizer
-
-    found = FastTokenizer.from_file(str(folder / "tokenizer.json")).encode("a").tokens
-    return bool(found) and found[0] == begin
 
 
 def _ends(folder: Path, config: dict[str, Any], chat: Chat) -> Findings:

@@ -15,7 +15,7 @@ from whet.data.rows import Reject
 from whet.doctor.finding import Context, Finding, Findings, error, note, share, warning
 from whet.doctor.offsets import look_offsets
 from whet.doctor.splits import Rows
-from whet.errors import InputError
+from whet.doctor.tokens import look_tokens
 from whet.records import Example
 
 NEAR = 0.8
@@ -233,64 +233,6 @@ def _feedback_rows(splits: list[Rows], _: Context) -> Findings:
             )
 
 
-def _tokens(splits: list[Rows], context: Context) -> Findings:
-    """What the base's tokenizer and template make of the rows: cut answers, and the share of the prompt in the loss."""
-    try:
-        chat = context.chat()
-    except InputError:
-        return  # the model's own check says it
-    prompt = answer = 0
-    for rows in splits:
-        cut: list[Example] = []
-        faults: dict[str, list[Example]] = {}
-        for example in rows.examples[:2000]:
-            if len(example.messages) < 2:
-                continue
-            try:
-                asked, said = _sizes(chat, example)
-            except InputError as fault:
-                faults.setdefault(fault.what, []).append(example)
-                continue
-            if rows.name == "train":
-                prompt, answer = prompt + asked, answer + said
-            if context.max_length is not None and chat is not None and asked + said > context.max_length:
-                cut.append(example)
-        if cut:
-            yield error(
-                "cut answers",
-                cut[0].source,
-                f"{share(len(cut), min(len(rows.examples), 2000))} rows of {rows.name} have more than "
-                f"{context.max_length:,} tokens",
-                "Most trainers cut the end off, which is the answer and its end of turn.",
-                "Raise the length limit, or leave these rows out",
-            )
-        for what, found in faults.items():
-            yield error(
-                "rows that can't be rendered",
-                found[0].source,
-                f"{len(found):,} rows: {what}",
-                "What is trained is not what is asked.",
-                "See the place",
-            )
-    if context.learns_prompt and prompt + answer:
-        unit = "tokens" if chat is not None else "characters"
-        yield error(
-            "loss on the prompt",
-            context.learns_prompt,
-            f"{prompt / (prompt + answer):.0%} of the loss is on the prompt ({prompt:,} of {prompt + answer:,} {unit} of train)",
-            "The model learns to write the questions.",
-            "mlx-lm: mask_prompt: true; TRL: completion_only_loss: true; axolotl: train_on_inputs: false",
-        )
-
-
-def _sizes(chat: Any, example: Example) -> tuple[int, int]:
-    """Tokens of the prompt and of the answer; characters without a tokenizer."""
-    if chat is None:
-        return sum(len(message.content) for message in example.messages[:-1]), len(example.messages[-1].content)
-    rendered = chat.training_ids(example.messages[:-1], example.messages[-1].content.strip())
-    return len(rendered.prompt_ids), len(rendered.answer_ids)
-
-
 CHECKS: tuple[Callable[[list[Rows], Context], Iterator[Finding]], ...] = (
     _leaks,
     _shapes,
@@ -299,5 +241,5 @@ CHECKS: tuple[Callable[[list[Rows], Context], Iterator[Finding]], ...] = (
     _prompts,
     _forms,
     _feedback_rows,
-    _tokens,
+    look_tokens,
 )

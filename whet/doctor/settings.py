@@ -1,12 +1,18 @@
 """Looks at a settings file of a trainer: what is learnt, which keys do nothing, what is kept."""
 
 from whet.doctor.finding import Context, Findings, error, note, warning
+from whet.doctor.tokens import REMEDY
 from whet.exchange import table
 from whet.exchange.draft import Draft, shown
 from whet.exchange.reading import Settings
 from whet.exchange.sources import NO_DATA
 
 _PROMPT = "learns the prompt too"
+# Words of a remark that leaves it to the rows what is learnt, and the shapes whose prompt is then learnt.
+_BY_SHAPE = {
+    "where rows are messages or text": ("messages", "sharegpt", "text"),
+    "Without train_on_responses_only": ("messages", "sharegpt", "text", "alpaca", "question_answer"),
+}
 
 
 def look(settings: Settings, context: Context) -> Findings:
@@ -70,8 +76,17 @@ def _learnt(name: str, draft: Draft, context: Context) -> Findings:
             draft.settings.path,
             remark.partition(" whet ")[0],
             "With long instructions most of the loss is theirs, and little of the answer's. Give the data too for the share.",
-            "mlx-lm: mask_prompt: true; TRL: completion_only_loss: true; axolotl: train_on_inputs: false; "
-            "LLaMA-Factory: train_on_prompt: false",
+            REMEDY,
+        )
+    shapes = next((shapes for words, shapes in _BY_SHAPE.items() for said in draft.remarks if words in said), ())
+    if shapes and not (remark and certain):
+        context.learns_prompt, context.learns_prompt_of = str(draft.settings.path), shapes
+        yield note(
+            "loss on the prompt",
+            draft.settings.path,
+            f"{draft.tool.name} learns the prompt too in rows of the shapes {', '.join(shapes)}",
+            "With long instructions most of the loss is theirs, and little of the answer's. Give the data too for the share.",
+            REMEDY,
         )
     alpha, rank = draft.lines.get("train.lora.alpha"), draft.lines.get("train.lora.rank")
     if name == "mlx-lm" and alpha is not None and rank is not None and alpha.value / rank.value >= 10:

@@ -36,6 +36,8 @@ class Rows:
     examples: list[Example] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
     formats: Counter[str] = field(default_factory=Counter)
+    shapes: dict[str, str] = field(default_factory=dict)
+    """Of each row by its place: its format."""
     feedback: Counter[str] = field(default_factory=Counter)
     """Rows of a review queue by what they are: unreviewed, corrected, unchecked."""
     cut: list[tuple[Path, int]] = field(default_factory=list)
@@ -91,7 +93,8 @@ def _read_file(rows: Rows, path: Path) -> None:
                 first, second, third = count_offsets(row.value)
                 rows.offsets = (rows.offsets[0] + first, rows.offsets[1] + second, rows.offsets[2] + third)
                 num_standoff += 1
-            rows.formats[detect(row.value) or "unknown"] += 1
+            rows.shapes[row.place] = detect(row.value) or "unknown"
+            rows.formats[rows.shapes[row.place]] += 1
     if set(rows.formats) == {"unknown"} and (rows.feedback or num_standoff):
         return
     for number, found in enumerate(read_examples(source, (file,), Tally())):
