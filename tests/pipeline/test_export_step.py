@@ -7,10 +7,15 @@ from typing import Any
 
 import pytest
 from conftest import copy_base, random_model
+from typer.testing import CliRunner
 
+from whet.cli.main import app
 from whet.errors import InputError, ProofError
+from whet.export.convert import convert_adapter
 from whet.export.go_render import find_go
 from whet.models.base_model import EMBEDDED_PATH, open_base
+from whet.models.gguf_file import read_gguf
+from whet.pipeline.adapter_step import export_gguf_adapter
 from whet.pipeline.certify import PLAIN_PROMPTS, Exported, certify, folder_form, mlx_form
 from whet.pipeline.export_step import export_gguf_file
 from whet.pipeline.ollama_step import OllamaChoices, export_ollama
@@ -199,3 +204,80 @@ def test_an_unknown_template_is_refused_with_the_way_out(tmp_path: Path) -> None
     with pytest.raises(InputError, match="--template FILE"):
         export_ollama(str(folder), tmp_path / "out", OllamaChoices("f16"), silent)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def strong_adapter(tmp_path: Path) -> tuple[Path, Path]:
+    """A Llama base, and an adapter of PEFT's that acts on q, k and v at strength 20."""
+    import warnings
+
+    import peft
+    import torch
+    import transformers
+
+    base = random_model(tmp_path / "m", "Llama")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+        settings = peft.LoraConfig(r=4, lora_alpha=80, target_modules=["q_proj", "k_proj", "v_proj"], task_type="CAUSAL_LM")
+        adapted = peft.get_peft_model(model, settings)
+        torch.manual_seed(0)
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.02)
+        adapted.save_pretrained(tmp_path / "tuned")
+    return base, tmp_path / "tuned"
+
+
+def test_an_adapter_alone_is_judged_on_its_base(strong_adapter: Any, tmp_path: Path, llama: Any) -> None:
+    base, folder = strong_adapter
+    said: list[str] = []
+    written = export_gguf_adapter(str(folder), tmp_path / "a.gguf", str(base), said.append)
+    assert (written.alpha, written.num_layers) == (80.0, 6)
+    certificate = json.loads((tmp_path / "a.certificate.json").read_text())
+    [form] = certificate["forms"]
+    assert (certificate["status"], form["name"], form["judge"]) == ("passed", "adapter on its base", "llama.cpp")
+    assert form["found"]["num_greedy"] + form["found"]["num_ties"] == form["found"]["num_prompts"] == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"m", "tuned", "a.gguf", "a.certificate.json", "a.certificate.html"}
+
+
+@pytest.mark.parametrize("factor", [1 / 20, 1.05])
+def test_an_adapter_at_another_strength_is_not_kept(
+    factor: float, strong_adapter: Any, tmp_path: Path, llama: Any, monkeypatch: Any
+) -> None:
+    """At strength 1 instead of 20, and at a strength that is off by a twentieth."""
+    base, folder = strong_adapter
+    import gguf
+
+    plain = gguf.GGUFWriter.add_float32
+    monkeypatch.setattr(
+        "gguf.GGUFWriter.add_float32",
+        lambda self, key, value: plain(self, key, value * (factor if key == "adapter.lora.alpha" else 1)),
+    )
+    with pytest.raises(ProofError, match="is not the trained model: adapter on its base: logits"):
+        export_gguf_adapter(str(folder), tmp_path / "a.gguf", str(base), silent)
+    assert not (tmp_path / "a.gguf").exists()
+    assert json.loads((tmp_path / "a.certificate.json").read_text())["status"] == "failed"
+
+
+def test_an_adapter_as_a_command(strong_adapter: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    base, folder = strong_adapter
+    monkeypatch.setattr("whet.export.llama_cpp.find_llama", lambda: None)
+    asked = ["export", "gguf", str(folder), "--base", str(base), "--adapter", "-o", str(tmp_path / "a.gguf")]
+    done = CliRunner().invoke(app, asked)
+    assert done.exit_code == 0, done.output
+    assert f"adapter: {tmp_path / 'a.gguf'} (6 layers, alpha 80)" in done.output
+    assert "not judged" in done.output
+    assert read_gguf(tmp_path / "a.gguf").fields["adapter.lora.alpha"] == 80.0
+    with pytest.raises(InputError, match="is written in f32"):
+        CliRunner().invoke(app, [*asked, "--type", "q8_0"], catch_exceptions=False)
+    with pytest.raises(InputError, match="the adapter was made for"):
+        export_gguf_adapter(str(folder), tmp_path / "b.gguf", "embedded", silent)
+    assert not (tmp_path / "b.gguf").exists()
+
+
+def test_an_adapter_of_mlx_lm_s_is_judged_too(strong_adapter: Any, tmp_path: Path, llama: Any) -> None:
+    base, folder = strong_adapter
+    convert_adapter(folder, "mlx-lm", tmp_path / "mlx", open_base(base))
+    export_gguf_adapter(str(tmp_path / "mlx"), tmp_path / "a.gguf", str(base), silent)
+    assert json.loads((tmp_path / "a.certificate.json").read_text())["status"] == "passed"

@@ -24,19 +24,33 @@ def gguf(
     what: What,
     *,
     kind: Annotated[
-        str, typer.Option("--type", help="Type of the weights: f32, f16, bf16, q8_0; with llama.cpp q4_k_m and others.")
-    ] = "f16",
+        str | None,
+        typer.Option(
+            "--type", help="Type of the weights: f32, f16, bf16, q8_0; with llama.cpp q4_k_m and others.", show_default="f16"
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="The file, or a folder for it.", show_default="NAME-TYPE.gguf")
     ] = None,
     base: Base = None,
     importance: Annotated[bool, typer.Option("--importance", help="Quantise by what matters on the run's valid split.")] = False,
+    is_adapter: Annotated[
+        bool, typer.Option("--adapter", help="The adapter alone, in f32, for runners that put it on the base.")
+    ] = False,
     certificate: Certificate = True,
 ) -> None:
     """Write one GGUF file for llama.cpp, Ollama or LM Studio: the adapter fused, tokenizer and chat template within."""
+    from whet.errors import InputError
+    from whet.pipeline.adapter_step import export_gguf_adapter
     from whet.pipeline.export_step import export_gguf_file
 
-    written = export_gguf_file(what, out, kind, base, typer.echo, is_proved=certificate, has_importance=importance)
+    if is_adapter:
+        if kind not in (None, "f32") or importance:
+            raise InputError("--adapter", "is written in f32, whatever the type of its base", "Leave --type and --importance out")
+        made = export_gguf_adapter(what, out, base, typer.echo, is_proved=certificate)
+        typer.echo(f"adapter: {made.path} ({made.num_layers} layers, alpha {made.alpha:g})")
+        return
+    written = export_gguf_file(what, out, kind or "f16", base, typer.echo, is_proved=certificate, has_importance=importance)
     for note in written.notes:
         typer.echo(f"note: {note}")
     typer.echo(f"gguf: {written.path}")

@@ -11,9 +11,12 @@ from whet.errors import InputError, MissingExtraError, ProofError
 from whet.evaluate.run import pick
 from whet.evaluate.statistics import score_intervals, wilson
 from whet.export.certificate import Certificate, Judged, certificate_paths, say_certificate, write_certificate
+from whet.export.convert import convert_adapter
 from whet.export.judging import Form, Judge
 from whet.export.parity import GREEDY, Prompt, Trained, ask_trained, compare, limits_of, metric_row
+from whet.models.adapter import open_adapter
 from whet.models.base_model import BaseModel
+from whet.models.mlx_adapter import is_mlx
 from whet.pipeline.bench import Folder
 from whet.pipeline.specialist import Specialist
 from whet.records import Completion, Example, Message
@@ -175,10 +178,21 @@ def file_hash(path: Path) -> str:
 
 @contextmanager
 def trained_judge(model: BaseModel, found: Specialist | None) -> Iterator[Judge]:
-    """The trained model in plain transformers: base and adapter, or a whole model where there is no adapter."""
+    """The trained model in plain transformers: base and adapter, or a whole model where there is no adapter.
+
+    PEFT does not read mlx-lm's layout: such an adapter is turned into PEFT's first, bit by bit.
+    """
     from whet.backends.on_torch.judge import TransformersJudge
 
-    yield TransformersJudge(found.base, found.adapter) if found else TransformersJudge(model)
+    if found is None:
+        yield TransformersJudge(model)
+    elif not is_mlx(found.adapter.folder):
+        yield TransformersJudge(found.base, found.adapter)
+    else:
+        with tempfile.TemporaryDirectory(prefix="whet-peft-") as place:
+            folder = Path(place) / "adapter"
+            convert_adapter(found.adapter.folder, "peft", folder, found.base)
+            yield TransformersJudge(found.base, open_adapter(folder, found.base))
 
 
 def folder_form(name: str, kind: str, model: BaseModel) -> Form:
@@ -224,6 +238,21 @@ def gguf_form(model: BaseModel, path: Path, kind: str, num_context: int, adapter
         return worst_tensors(model, path)
 
     return Form("gguf with adapter" if adapter else "gguf", kind, "llama.cpp", opened, list if adapter else explain)
+
+
+def adapter_form(base: BaseModel, path: Path, num_context: int) -> Form:
+    """An adapter's GGUF file on its base, which is written in f32 for as long as llama.cpp reads it."""
+
+    @contextmanager
+    def opened() -> Iterator[Judge]:
+        from whet.export.gguf_write import plain_beside
+        from whet.export.llama_cpp import LlamaCpp
+
+        with LlamaCpp() as llama, plain_beside(base, path, "f32", base.folder.name) as (source, _):
+            llama.open(source, path, num_context)
+            yield llama
+
+    return Form("adapter on its base", "f32", "llama.cpp", opened)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from whet.export.go_render import find_go
 from whet.export.go_template import GoTemplate, check, derive
 from whet.export.ollama import Modelfile, create, refuse_adapter
 from whet.models.gguf_file import read_gguf
-from whet.models.lora import read_lora
+from whet.models.mlx_adapter import read_adapter
 from whet.pipeline.bench import Folder
 from whet.pipeline.certify import Exported, certify, gguf_form
 from whet.pipeline.export_step import Say, Source, whole_model
@@ -90,7 +90,7 @@ def _with_adapter(what: str, folder: Path, kind: str, choices: OllamaChoices, sa
     weights, adapter = folder / f"base-{kind}.gguf", folder / f"{name}-adapter.gguf"
     say(f"writing {weights.name} and {adapter.name}")
     written = export_gguf(found.base, weights, kind, name=found.base.folder.name)
-    write_gguf_adapter(found.base, read_lora(found.adapter.folder), adapter, name=name)
+    write_gguf_adapter(found.base, read_adapter(found.adapter.folder), adapter, name=name)
     return _finish(what, folder, choices, Source(found.base, found, name), (weights, adapter), written.notes, say)
 
 

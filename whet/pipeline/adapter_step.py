@@ -1,0 +1,44 @@
+"""Brings an adapter alone to runners of GGUF: one file that is put on a base at load time, with its certificate."""
+
+from pathlib import Path
+
+from whet.errors import InputError, ProofError
+from whet.export.fit import check_fit
+from whet.export.gguf_adapter import WrittenAdapter, write_gguf_adapter
+from whet.models.mlx_adapter import read_adapter
+from whet.pipeline.certify import Exported, adapter_form, certify
+from whet.pipeline.export_step import Say
+from whet.pipeline.specialist import open_specialist
+
+TYPE = "f32"
+
+
+def export_gguf_adapter(what: str, out: Path | None, base: str | None, say: Say, *, is_proved: bool = True) -> WrittenAdapter:
+    """The adapter of a run or an adapter folder as GGUF in f32; in a folder it is named for the run.
+
+    It is judged by llama.cpp on the base in f32, at strength 1 (what runners take where nothing else is asked), against the base
+    with the adapter in plain transformers and PEFT. A file beyond the limits is not kept: ProofError. InputError for what the
+    format can't say (DoRA, whole modules, embeddings).
+    """
+    found = open_specialist(Path(what), base)
+    if found.adapter.kind != "lora":
+        raise InputError("--adapter", "this run trained the whole model, not an adapter", "Leave --adapter out")
+    fits = check_fit(found.adapter.folder, found.base)
+    name = found.recipe.name if found.recipe else Path(what).resolve().name
+    path = out or Path(f"{name}-adapter.gguf")
+    if path.is_dir():
+        path = path / f"{name}-adapter.gguf"
+    say(f"writing {path} (adapter, {TYPE})")
+    written = write_gguf_adapter(found.base, read_adapter(found.adapter.folder), path, name=name)
+    if is_proved:
+        try:
+            certify(
+                Exported(found.base, found, Path(what), path, name, is_fused=False),
+                lambda num_context: [adapter_form(found.base, path, num_context)],
+                say,
+                notes=[f"GGUF names one strength for all layers: alpha {written.alpha:g}", *fits, *found.notes],
+            )
+        except ProofError:
+            path.unlink()
+            raise
+    return written
