@@ -73,7 +73,7 @@ def _beside(file: GgufFile, lora: Lora, pairs: dict[str, Pair], context: Context
     turned: list[str] = []
     if trained is not None and trained.keys() == pairs.keys():
         for name, wanted in trained.items():
-            entering = np.random.default_rng(0).standard_normal(wanted.a.shape[1], np.float32)
+            entering = np.random.default_rng(0).standard_normal((wanted.a.shape[1],), np.float32)
             if wanted.a.shape[1] != pairs[name].a.shape[1] or wanted.b.shape[0] != pairs[name].b.shape[0]:
                 turned.append(name)
                 continue
