@@ -67,6 +67,7 @@ def test_an_end_that_no_runner_knows_is_named_and_known_ones_are_quiet(tmp_path:
     assert not alarms(diagnose([converted(tmp_path / "k.gguf", eos=other)]))
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(find_llama() is None, reason="llama-cpp-python is not installed")
 def test_the_ends_that_runners_know_are_those_of_llama_cpp(tmp_path: Path) -> None:
     from conftest import random_model

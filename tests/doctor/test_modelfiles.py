@@ -12,6 +12,7 @@ from whet.doctor.look import diagnose
 from whet.export.go_render import find_go
 from whet.models.base_model import EMBEDDED_PATH
 
+pytestmark = pytest.mark.integration  # Go is started for most of them
 needs_go = pytest.mark.skipif(find_go() is None, reason="the command go is not found")
 
 
