@@ -27,7 +27,7 @@ from specialist import add_arguments, constrained, open_data, open_specialist, s
 from whet.engines.base import Engine
 from whet.errors import WhetError
 from whet.evaluate.compare import say_p
-from whet.evaluate.statistics import mcnemar
+from whet.evaluate.shares import mcnemar
 from whet.records import Completion, Example, Span
 from whet.tasks.base import Unread
 from whet.tasks.extraction import Extraction

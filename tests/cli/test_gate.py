@@ -58,7 +58,8 @@ def test_a_fault_is_told_apart_from_a_verdict(gate):
     row = json.loads(out)
     assert (code, row["verdict"], row["exit_code"]) == (2, None, 2)
     assert row["error"]["place"] == "nowhere"
-    assert err.startswith("whet: nowhere: is neither")
+    assert row["error"]["what"].startswith("is neither")
+    assert err == ""  # said once
     code, out, err = gate("good", "--against", "live", "--policy", "nowhere.yaml")
     assert (code, out) == (2, "")
     assert "no such file" in err

@@ -6,7 +6,8 @@ import pytest
 
 from whet.errors import InputError
 from whet.evaluate.compare import compare, is_right
-from whet.evaluate.statistics import mcnemar, paired_f1
+from whet.evaluate.shares import mcnemar
+from whet.evaluate.statistics import paired_f1
 from whet.records import Counts, Score
 
 RECORD_F1 = ("record", "f1")

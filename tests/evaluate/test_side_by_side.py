@@ -86,7 +86,8 @@ def test_f1_is_resampled_by_group_and_has_no_h(tmp_path):
     ]
     questions = {"say": {example.id: Question("", "", example.group) for example in examples}}
     held = put_side_by_side(sides, questions=questions, num_resamples=499).held[0]
-    assert "over groups" in held.comparison.paired.method
+    assert held.comparison.paired.num_groups == 20
+    assert "over 20 groups" in held.comparison.paired.method
     assert (held.verdict, held.cohen_h) == ("better", None)
     assert "over examples" in put_side_by_side(sides, num_resamples=499).held[0].comparison.paired.method
 

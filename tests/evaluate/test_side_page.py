@@ -33,7 +33,7 @@ def make(folder, label="tuned", **more):
         result = write_suite(where, name, parts, ("base", "adapter")[at], cost=(None, 0.5)[at])
         replies = {"law": {example.id: f"{HOSTILE} {name}" for example in QUESTIONS}}
         sides.append(Side(name, result, {part: result.scores(part) for part in result.parts}, replies))
-    questions = {"law": {example.id: Question(HOSTILE, "gold & <b>", "g") for example in QUESTIONS}}
+    questions = {"law": {example.id: Question(HOSTILE, "gold & <b>", f"g{at // 3}") for at, example in enumerate(QUESTIONS)}}
     return put_side_by_side(sides, shows_differences=True, questions=questions, num_resamples=199)
 
 
@@ -78,6 +78,17 @@ def test_what_differs_stands_before_the_verdicts_and_losses_before_gains(page, f
     assert order == sorted(order)
     assert [said.tone for said in conclude(found)] == ["bad", "good", "good"]
     assert f"Corrected for all {len(found.held)} tests" in conclude(found)[0].detail
+
+
+def test_groups_are_said_wherever_a_test_went_by_them(page, found):
+    law = next(held for held in found.held if held.part == "law")
+    assert law.comparison.paired.num_groups == 20
+    assert "60 paired examples in 20 groups" in law.comparison.words
+    text = " ".join("".join(Outline(page).texts).split())
+    assert "60 pairs in 20 groups" in text
+    assert {category.paired.num_groups for category in law.categories} == {20}  # three in a row hold both categories
+    assert "| 60 in 20 groups |" in to_markdown(found)
+    assert "20 paired examples." in next(held for held in found.held if held.part == "say").comparison.words
 
 
 def test_the_tables_hold_the_figures(page, found):

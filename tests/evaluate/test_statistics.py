@@ -13,7 +13,6 @@ from whet.evaluate.statistics import (
     Interval,
     f1_interval,
     holm,
-    mcnemar,
     paired_f1,
     score_intervals,
     wilson,
@@ -118,39 +117,6 @@ def test_many_units_need_no_jackknife():
     counts = draw_counts(np.random.default_rng(6), 3_500)
     found = f1_interval(counts, num_resamples=99)
     assert found.low < total(counts).f1 < found.high < found.low + 0.05
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40))
-def test_mcnemar_counts_the_tail_of_fair_coins(pairs):
-    found = mcnemar([a for a, _ in pairs], [b for _, b in pairs])
-    gained, lost = sum(b > a for a, b in pairs), sum(a > b for a, b in pairs)
-    num = gained + lost
-    tail = sum(math.comb(num, k) for k in range(max(gained, lost), num + 1)) / 2**num
-    assert found.p_value == pytest.approx(min(1.0, 2 * tail))
-    assert found.difference == pytest.approx((gained - lost) / len(pairs))
-    assert -1 <= found.interval.low <= found.difference <= found.interval.high <= 1
-    other = mcnemar([b for _, b in pairs], [a for a, _ in pairs])
-    assert (other.interval.low, other.interval.high) == pytest.approx((-found.interval.high, -found.interval.low))
-
-
-@pytest.mark.parametrize("shares", [(0.5, 0.2, 0.1, 0.2), (0.05, 0.4, 0.05, 0.5), (0.85, 0.1, 0.02, 0.03)])
-def test_mcnemar_interval_covers_the_true_difference_exactly_computed(shares):
-    """Coverage over every table of 20 pairs, weighted by its multinomial probability: no simulation."""
-    num, covered, whole = 20, 0.0, 0.0
-    truth = shares[1] - shares[2]
-    for both, gained, lost in itertools.product(range(num + 1), repeat=3):
-        neither = num - both - gained - lost
-        probability = stats.multinomial.pmf((both, gained, lost, neither), num, shares) if neither >= 0 else 0.0
-        if probability < 2e-4:
-            continue
-        a = [True] * both + [False] * gained + [True] * lost + [False] * neither
-        b = [True] * both + [True] * gained + [False] * lost + [False] * neither
-        found = mcnemar(a, b)
-        whole += probability
-        covered += probability * (found.interval.low <= truth <= found.interval.high)
-    assert whole > 0.9
-    assert 0.93 < covered / whole < 0.995  # Newcombe 1998 finds it a little wide where the shares are extreme
 
 
 def all_swaps(a, b):

@@ -36,7 +36,7 @@ def test_results_are_read_with_texts_and_labels_of_their_own(suites):
     found = compare_folders(suites)
     assert found.labels == ("model (base)", "model (tuned)")
     assert [held.verdict for held in found.held] == ["better", "better"]
-    assert "over groups" in found.held[1].comparison.paired.method
+    assert "over 10 groups" in found.held[1].comparison.paired.method
     flip = found.held[0].flips[0]
     example = next(example for example in QUESTIONS if example.id == flip.example_id)
     assert flip.text.startswith(example.text)
@@ -125,7 +125,7 @@ def test_runs_are_compared_by_their_answers_and_by_how_they_were_asked(tmp_path)
     found = compare_folders([one / "evaluate" / "base", one, one / "evaluate" / "crf", same])
     assert found.labels == ("one/base", "one/specialist", "one/crf", "same/specialist")
     assert found.differences == ()
-    assert "over groups" in found.held[0].comparison.paired.method
+    assert "over 15 groups" in found.held[0].comparison.paired.method
     assert found.sides[0].result.parts["test"].latency.tokens_per_s == 30 * 2 / 12
     with pytest.raises(InputError, match="budget of new tokens on test: 9 against"):
         compare_folders([one, other])

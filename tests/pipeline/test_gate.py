@@ -60,12 +60,40 @@ def test_another_policy_after_the_first_look_is_not_believed(tmp_path):
     assert judge_folders(*sides, QUICK, tmp_path / "fresh" / "looks.json").verdict.decision == "promote"
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"seed": 7}, "judged with seed 0, not with seed 7"),
+        ({"resamples": 1_999}, "judged with resamples 999, not with resamples 1999"),
+        ({"power": 0.9, "seed": 1}, "judged with power 0.8, seed 0, not with power 0.9, seed 1"),
+    ],
+)
+def test_nobody_draws_again_until_it_promotes(tmp_path, change, words):
+    judge_folders(*folders(tmp_path, 40, 4), QUICK)
+    before = (tmp_path / "looks.json").read_text()
+    other = QUICK.model_copy(update=change)
+    for num, mended in ((40, 4), (80, 30)):  # on the same questions, and on a grown suite
+        with pytest.raises(InputError, match=words) as refused:
+            judge_folders(*folders(tmp_path, num, mended), other)
+        assert refused.value.place == f"{tmp_path / 'looks.json'}, look 1"
+        assert refused.value.remedy.startswith("Set it back")
+    assert (tmp_path / "looks.json").read_text() == before
+    assert judge_folders(*folders(tmp_path, 80, 30), QUICK).verdict.look == 2
+    # Another candidate is judged anew, and its own draw is kept.
+    assert judge_folders(*folders(tmp_path, label="second"), other).verdict.look == 1
+    draws = {row["label"]: row["draw"] for row in read_json(tmp_path / "looks.json")["looks"]}
+    assert draws == {"new": QUICK.draw(), "second": other.draw()}
+    assert draws["new"] == {"seed": 0, "resamples": 999, "power": 0.8}
+
+
 def test_other_candidates_on_the_same_questions_are_counted(tmp_path):
     assert judge_folders(*folders(tmp_path), QUICK).num_others == 0
     assert judge_folders(*folders(tmp_path, label="second"), QUICK).num_others == 1
 
 
-@pytest.mark.parametrize("text", ["[]", '{"version": 2}', '{"version": 1, "looks": [{"look": 1}]}'])
+@pytest.mark.parametrize(
+    "text", ["[]", '{"version": 2}', '{"version": 1, "looks": []}', '{"version": 2, "looks": [{"look": 1}]}']
+)
 def test_a_ledger_that_is_none_is_named(tmp_path, text):
     sides = folders(tmp_path)
     (tmp_path / "looks.json").write_text(text)
@@ -80,7 +108,9 @@ def test_folders_that_hold_no_result_are_named(tmp_path):
         judge_folders(candidate, tmp_path / "empty", QUICK)
     with pytest.raises(InputError, match="against itself"):
         judge_folders(candidate, candidate, QUICK)
-    assert as_error("here", "is wrong", "Mend it")["verdict"] is None
+    assert as_error(InputError("here", "is wrong", "Mend it")) == {
+        "verdict": None, "exit_code": 2, "error": {"place": "here", "what": "is wrong", "remedy": "Mend it"},
+    }  # fmt: skip
 
 
 RECIPE = {

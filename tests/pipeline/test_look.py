@@ -9,7 +9,8 @@ import pytest
 from whet.backends.processes import Alone
 from whet.engines.scripted import ScriptedEngine
 from whet.errors import InputError, SettingsError
-from whet.evaluate.statistics import mcnemar, paired_f1
+from whet.evaluate.shares import mcnemar
+from whet.evaluate.statistics import paired_f1
 from whet.pipeline.bench import Bench, Silent
 from whet.pipeline.look import Looker, compare_outcomes, looks_key, read_small
 from whet.recipe import recipe_from

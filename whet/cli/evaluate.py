@@ -14,7 +14,7 @@ def evaluate(
         typer.Argument(
             metavar="WHAT",
             help="A run folder or a recipe; with --suite or --harness also `embedded`, a model or adapter folder, a .gguf file, "
-            "an http:// address (its model after a #), or an engine's YAML file.",
+            "an http:// address (its model after a #), an engine's YAML file, or FILE.py:NAME, an engine of your own.",
         ),
     ] = None,
     overrides: Overrides = None,
@@ -53,7 +53,7 @@ def evaluate(
             "command line", "WHAT is missing", "Say what to evaluate: whet evaluate RUN, or whet evaluate WHAT --suite SUITE"
         )
     if harness is not None:
-        _evaluate_harness(what, harness, overrides or [], out, model, base)
+        _evaluate_harness(what, harness, overrides or [], out, model, base, training_data or [])
         return
     if suite is not None:
         _evaluate_suite(what, suite, overrides or [], out, model, base, training_data or [])
@@ -61,7 +61,9 @@ def evaluate(
     from whet.pipeline.run import evaluate_folder
 
     if model or base or training_data:
-        raise InputError("command line", "--model, --base and --training-data belong to --suite", "Name a suite with --suite")
+        raise InputError(
+            "command line", "--model, --base and --training-data belong to --suite and --harness", "Name a suite with --suite"
+        )
     path = Path(what)
     if not path.is_dir():
         run(path, overrides, out)
@@ -73,12 +75,15 @@ def evaluate(
     say_report(report, path)
 
 
-def _evaluate_harness(what: str, tasks: str, overrides: list[str], out: Path | None, model: str | None, base: str | None) -> None:
+def _evaluate_harness(
+    what: str, tasks: str, overrides: list[str], out: Path | None, model: str | None, base: str | None, training: list[Path]
+) -> None:
     import re
 
     from whet.cli.suite_table import print_result
     from whet.config import apply_overrides, load
     from whet.pipeline.harness import HarnessSettings, run_harness
+    from whet.pipeline.suite_step import training_examples
     from whet.pipeline.systems import find_system
 
     raw: dict[str, object] = {}
@@ -89,7 +94,9 @@ def _evaluate_harness(what: str, tasks: str, overrides: list[str], out: Path | N
     label = re.sub(r"[^A-Za-z0-9._-]+", "-", candidate.system.label).strip("-.") or candidate.system.kind
     folder = out or Path("runs") / "suites" / "harness" / f"{label}-{candidate.system.kind}"
     with interruptible(folder) as watch:
-        result = run_harness([task.strip() for task in tasks.split(",") if task.strip()], candidate, folder, settings, watch.say)
+        names = [task.strip() for task in tasks.split(",") if task.strip()]
+        known = training_examples(candidate, training)
+        result = run_harness(names, candidate, folder, settings, watch.say, known)
     print_result(result)
     typer.echo(f"result: {folder / 'result.json'}")
 

@@ -30,9 +30,11 @@ def gate(
         settings = GatePolicy() if policy is None else read_policy(policy)
         found = judge_folders(candidate, against, settings, ledger)
     except WhetError as error:
-        if is_json:
-            typer.echo(json.dumps(as_error(error.place, error.what, error.remedy), ensure_ascii=False))
-        raise
+        if not is_json:
+            raise
+        # The object says it all; the line that other verbs write would be the same again.
+        typer.echo(json.dumps(as_error(error), ensure_ascii=False))
+        raise typer.Exit(error.exit_code) from None
     if is_json:
         typer.echo(json.dumps(found.to_json(), ensure_ascii=False, allow_nan=False))
     else:

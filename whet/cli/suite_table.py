@@ -3,6 +3,7 @@
 from rich.console import Console
 from rich.table import Table
 
+from whet.evaluate.compare import say_groups
 from whet.evaluate.results import PartResult, SuiteResult
 from whet.pipeline.suite_step import say_no_score
 
@@ -66,6 +67,11 @@ def notes_of(part: PartResult) -> list[str]:
         notes.append(f"{len(part.categories)} categories, each with its interval in result.json.")
     if part.value is None:
         notes.append(f"no score: {say_no_score(part)}.")
+    if part.num_groups is not None:
+        notes.append(
+            f"{part.num_scored} scored examples in {say_groups(part.num_groups)} drawn together, such as documents; intervals go "
+            "by groups."
+        )
     if part.duplicates:
         num = sum(len(ids) - 1 for ids in part.duplicates)
         named = "; ".join(" = ".join(ids[:3]) for ids in part.duplicates[:SHOWN])

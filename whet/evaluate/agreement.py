@@ -1,11 +1,12 @@
 """How far two systems say the same: the share of equal answers, and Cohen's kappa."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 from whet.evaluate.compare import is_right
-from whet.evaluate.statistics import CONFIDENCE, Interval, wilson
+from whet.evaluate.shares import share_interval
+from whet.evaluate.statistics import CONFIDENCE, Interval
 from whet.records import Score
 from whet.storage import canonical
 from whet.tasks.free_qa import words
@@ -34,12 +35,13 @@ class Agreement:
 
 
 def agree(
-    part: str, names: tuple[str, str], a: Sequence[Score], b: Sequence[Score], measure: str, confidence: float = CONFIDENCE
-) -> Agreement:
+    part: str, names: tuple[str, str], a: Sequence[Score], b: Sequence[Score], measure: str, confidence: float = CONFIDENCE,
+    groups: Mapping[str, Hashable] | None = None,
+) -> Agreement:  # fmt: skip
     """The agreement of two systems on the examples of a part, paired by id.
 
     Letters stand for choices in the order of their prompt: where the two prompts order them otherwise (their golds have
-    other letters), only being right or wrong is compared.
+    other letters), only being right or wrong is compared. groups: each example's group by id, for the interval.
     """
     of_b = {score.example_id: score for score in b}
     pairs = [(score, of_b[score.example_id]) for score in a if score.example_id in of_b]
@@ -52,8 +54,9 @@ def agree(
              for (x, y), (right, other) in zip(said, rights, strict=True)]  # fmt: skip
     letters = [(str(x.detail["letter"]), str(y.detail["letter"])) for x, y in pairs] if has_letters else []
     kappa = cohen_kappa(letters) if has_letters else cohen_kappa([(str(x), str(y)) for x, y in rights])
+    group_of = None if groups is None else [groups[x.example_id] for x, _ in pairs]
     return Agreement(
-        part, names, len(pairs), sum(equal), wilson(sum(equal), len(pairs), confidence), kappa,
+        part, names, len(pairs), sum(equal), share_interval(equal, confidence, group_of), kappa,
         "letters" if has_letters else "right or wrong",
     )  # fmt: skip
 

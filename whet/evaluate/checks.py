@@ -75,7 +75,10 @@ def check_constant(name: str, part: PartResult) -> Iterator[Check]:
     if not isinstance(best, dict) or "accuracy" not in best or right is None:
         yield Check(title, "can't tell", None, None, "nobody scored the best constant answer")
         return
-    limit, around = float(best["accuracy"]), wilson(int(right), part.num_scored)
+    # The part's own interval counts examples of one document by the document.
+    is_own = part.interval is not None and part.headline == ("accuracy", "accuracy")
+    around = part.interval if part.interval is not None and is_own else wilson(int(right), part.num_scored)
+    limit = float(best["accuracy"])
     value = right / part.num_scored if part.num_scored else 0.0
     outcome: Outcome = "pass" if around.low > limit else "fail" if value <= limit else "can't tell"
     words = f"accuracy {value:.3f} (from {around.low:.3f}); always answering {best.get('letter', 'the same')} scores {limit:.3f}"

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from whet.errors import InputError
-from whet.evaluate.statistics import CONFIDENCE, NUM_RESAMPLES, Paired, holm, mcnemar, paired_f1
+from whet.evaluate.shares import mcnemar
+from whet.evaluate.statistics import CONFIDENCE, NUM_RESAMPLES, Paired, holm, paired_f1
 from whet.records import Counts, Score
 
 ALPHA = 0.05  # two-sided
@@ -77,8 +78,8 @@ def compare(
     """Hold run B against run A by the headline measure and figure of their task.
 
     ("accuracy", "accuracy") takes McNemar's exact test of right and wrong; (measure, "f1"), or "precision" or "recall",
-    the paired permutation test of its counts; where `groups` names one for each example id, whole groups are swapped.
-    The same within each category. InputError where the runs did not answer the same examples or no pair is left.
+    the paired permutation test of its counts. Where `groups` names one for each example id, groups are swapped and resampled
+    whole. The same within each category. InputError where the runs did not answer the same examples or no pair is left.
     """
     pairs, num_left_out = _pair(a, b, names)
     measure = headline[0]
@@ -141,11 +142,11 @@ def _test(
 ) -> tuple[float, float, Paired]:  # fmt: skip
     """The headline figure of both sides on these pairs, and their paired test."""
     measure, figure = headline
+    group_of = None if groups is None else [groups[score.example_id] for score, _ in pairs]
     if figure == "accuracy":
         sides = [[is_right(score, measure) for score in side] for side in zip(*pairs, strict=True)]
-        return sum(sides[0]) / len(pairs), sum(sides[1]) / len(pairs), mcnemar(sides[0], sides[1], confidence)
+        return sum(sides[0]) / len(pairs), sum(sides[1]) / len(pairs), mcnemar(sides[0], sides[1], confidence, group_of)
     stacks = [[score.counts[measure] for score in side] for side in zip(*pairs, strict=True)]
-    group_of = None if groups is None else [groups[score.example_id] for score, _ in pairs]
     paired = paired_f1(
         stacks[0], stacks[1], seed, figure=figure, groups=group_of, confidence=confidence, num_resamples=num_resamples
     )
@@ -207,11 +208,22 @@ def _say_numbers(
     words = (
         f"{figure} {scores[1]:.3f} against {scores[0]:.3f}, difference {_signed(paired.difference)} "
         f"({100 * confidence:g} % interval {_signed(paired.interval.low)} to {_signed(paired.interval.high)}), "
-        f"{say_p(paired.p_value)}, {num_pairs:,} paired example{'s' if num_pairs != 1 else ''}."
+        f"{say_p(paired.p_value)}, {say_pairs(num_pairs, paired)}."
     )
     if num_left_out:
         words += f" {num_left_out:,} more left out, for which one of the two gave no answer that can be scored."
     return words
+
+
+def say_pairs(num: int, paired: Paired) -> str:
+    """How many examples a test rests on, and how many groups where some share one: "120 paired examples in 20 groups"."""
+    words = f"{num:,} paired example{'s' if num != 1 else ''}"
+    return words if paired.num_groups is None else f"{words} in {say_groups(paired.num_groups)}"
+
+
+def say_groups(num: int) -> str:
+    """A number of groups."""
+    return f"{num:,} group{'s' if num != 1 else ''}"
 
 
 def _signed(number: float) -> str:

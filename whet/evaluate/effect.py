@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from whet.evaluate.margin import CountsEvidence, Evidence, Shares
 from whet.evaluate.statistics import CONFIDENCE, Interval
@@ -26,7 +25,7 @@ def measure_effect(evidence: Evidence, confidence: float = CONFIDENCE) -> Effect
 
     relative: the interval of the difference, over the live figure taken as it is (right or wrong), or percentiles of the
     bootstrap of the ratio itself (counts). odds: Clopper and Pearson's interval of the share of gains among the pairs that
-    differ (Clopper and Pearson 1934, Biometrika 26:404), turned into odds; it takes every pair as independent.
+    differ (Clopper and Pearson 1934, Biometrika 26:404), on effective counts where examples share groups, turned into odds.
     """
     tail = (1 - confidence) / 2
     relative = evidence.difference / evidence.live if evidence.live else None
@@ -35,9 +34,9 @@ def measure_effect(evidence: Evidence, confidence: float = CONFIDENCE) -> Effect
         around = _relative(evidence, evidence.bounds(tail), tail)
     if not isinstance(evidence, Shares) or evidence.gained + evidence.lost == 0:
         return EffectSize(relative, around)
-    found = stats.binomtest(evidence.gained, evidence.gained + evidence.lost).proportion_ci(confidence, method="exact")
+    found = evidence.gain_interval(confidence)
     odds = evidence.gained / evidence.lost if evidence.lost else None
-    return EffectSize(relative, around, odds, (_odds(float(found.low)), _odds(float(found.high))))
+    return EffectSize(relative, around, odds, (_odds(found.low), _odds(found.high)))
 
 
 def _relative(evidence: Evidence, bounds: Interval, tail: float) -> tuple[float, float]:

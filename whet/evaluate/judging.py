@@ -7,8 +7,10 @@ from typing import Any
 
 from whet.evaluate.questions import Found, Questions
 from whet.evaluate.results import Asked, Latency, Overlap, PartResult, Role
-from whet.evaluate.statistics import Interval, score_intervals, wilson
-from whet.records import Example, Request, Score
+from whet.evaluate.run import is_answered
+from whet.evaluate.shares import share_interval
+from whet.evaluate.statistics import Interval, count_groups, score_intervals
+from whet.records import Counts, Example, Request, Score
 from whet.storage import canonical, hash_text
 from whet.tasks.base import Task, Total
 
@@ -101,18 +103,19 @@ def judge_part(part: PartAnswered, doubt: Doubt) -> PartResult:
         overlap=overlap,
         categories=_categories(part, total, groups, doubt) if is_scored else {},
         extra=_extra(part, total, groups, doubt, is_scored=is_scored),
+        num_groups=count_groups([groups[score.example_id] for score in part.scores if is_answered(score)]),
     )
 
 
 def figure_of(
     total: Total, scores: Sequence[Score], groups: Mapping[str, str], doubt: Doubt, measure: tuple[str, str] | None = None
 ) -> tuple[float, Interval]:
-    """A figure and its interval: Wilson's for a share, a bootstrap over groups for one of counts."""
+    """A figure and its interval: Wilson's for a share, a bootstrap for one of counts; both by groups where examples share one."""
     name, figure = measure or total.headline
     figures = total.measures[name]
     if "tp" not in figures:
-        right, num = int(figures["right"]), int(figures["num"])
-        return figures[figure], wilson(right, num, doubt.confidence)
+        judged = [score for score in scores if score.right is not None]
+        return figures[figure], _share(judged, [bool(score.right) for score in judged], groups, doubt)
     answered = [score for score in scores if score.status != "error" and name in score.counts]
     found = score_intervals(
         [score.counts[name] for score in answered], confidence=doubt.confidence, seed=doubt.seed, num_resamples=doubt.resamples,
@@ -164,22 +167,45 @@ def _extra(part: PartAnswered, total: Total, groups: Mapping[str, str], doubt: D
         "left_out": list(questions.left_out[:NAMED]),
     }
     side = replace(doubt, resamples=min(doubt.resamples, SIDE_RESAMPLES))
-    intervals = {f"rate.{name}": _of_rate(rate, name, total, part.scores, side) for name, rate in total.rates.items()}
+    intervals: dict[str, Interval | None] = {f"rate.{name}": _of_rate(name, part.scores, groups, side) for name in total.rates}
     if is_scored:
         for name, figures in total.measures.items():
             for figure in ("accuracy", "precision", "recall", "f1"):
                 if figure in figures and (name, figure) != total.headline:
                     intervals[f"{name}.{figure}"] = figure_of(total, part.scores, groups, side, (name, figure))[1]
-        for name in ("by_position",):
-            for key, counted in extra.get(name, {}).items():
-                intervals[f"{name}.{key}"] = wilson(counted["right"], counted["num"], doubt.confidence)
+        read = [score for score in part.scores if score.status == "read"]
+        for letter in extra.get("by_position", {}):
+            of_letter = [score for score in read if score.detail["gold"] == letter]
+            intervals[f"by_position.{letter}"] = _share(of_letter, [bool(s.right) for s in of_letter], groups, doubt)
+        for letter in extra.get("letters", {}):
+            intervals[f"letters.{letter}"] = _share(read, [s.detail["letter"] == letter for s in read], groups, doubt)
+        if "of_all" in extra:
+            answered = [score for score in part.scores if score.status != "error"]
+            intervals["of_all"] = _share(answered, [bool(score.right) for score in answered], groups, doubt)
     extra["intervals"] = {name: asdict(around) for name, around in intervals.items() if around is not None}
     return extra
 
 
-def _of_rate(rate: float, name: str, total: Total, scores: Sequence[Score], doubt: Doubt) -> Interval | None:
-    """Wilson's interval of a rate over examples; None for one over something else (ungrounded, of values)."""
-    if name not in ("error", "unread", "truncated", "violated"):
+def _share(scores: Sequence[Score], holds: Sequence[bool], groups: Mapping[str, str], doubt: Doubt) -> Interval:
+    """The interval of the share of scores of which something holds."""
+    return share_interval(holds, doubt.confidence, [groups[score.example_id] for score in scores])
+
+
+def _of_rate(name: str, scores: Sequence[Score], groups: Mapping[str, str], doubt: Doubt) -> Interval | None:
+    """The interval of a rate: a share of the examples, or, of ungrounded values, of all values; None of another rate."""
+    answered = [score for score in scores if score.status != "error"]
+    if name == "error":
+        return _share(scores, [score.status == "error" for score in scores], groups, doubt)
+    if name == "unread":
+        return _share(answered, [score.status == "unread" for score in answered], groups, doubt)
+    if name in ("truncated", "violated"):
+        return _share(answered, [bool(score.flags.get(name)) for score in answered], groups, doubt)
+    if name != "ungrounded" or not any(score.flags.get("span_values") for score in answered):
         return None
-    num = len(scores) if name == "error" else sum(score.status != "error" for score in scores)
-    return wilson(round(rate * num), num, doubt.confidence)
+    values = [
+        Counts(score.flags.get(name, 0), score.flags.get("span_values", 0) - score.flags.get(name, 0)) for score in answered
+    ]
+    return score_intervals(
+        values, confidence=doubt.confidence, seed=doubt.seed, num_resamples=doubt.resamples,
+        groups=[groups[score.example_id] for score in answered],
+    ).precision  # fmt: skip

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from whet.evaluate.paired import Pairs
+from whet.evaluate.shares import design_effect, exact_interval, swap_tail
 from whet.evaluate.statistics import BATCH_CELLS, Interval
 
 CHECKED_CELLS = 4_000_000  # resamples times units that are kept for the next test of as many units: 16 MB as float32
@@ -54,7 +55,7 @@ def weigh(pairs: Pairs, seed: int, num_resamples: int) -> Evidence:
     """The evidence of some pairs, by their figure; ValueError where there are none."""
     if len(pairs) == 0:
         raise ValueError("no pairs")
-    return Shares(pairs, seed, num_resamples) if pairs.figure == "accuracy" else CountsEvidence(pairs, seed, num_resamples)
+    return Shares(pairs) if pairs.figure == "accuracy" else CountsEvidence(pairs, seed, num_resamples)
 
 
 class Shares:
@@ -62,22 +63,21 @@ class Shares:
 
     Where examples share a group, the pairs are worth fewer: their number is divided by the design effect, the variance of the
     difference over groups to that over examples, never below 1 (Rao and Scott 1992, Biometrics 48:577), and the normal
-    quantile becomes Student's with one degree of freedom less than there are groups.
+    quantile becomes Student's with one degree of freedom less than there are groups. "Better" then swaps whole groups.
     """
 
-    def __init__(self, pairs: Pairs, seed: int = 0, num_resamples: int = 9_999) -> None:
+    def __init__(self, pairs: Pairs) -> None:
         gaps = pairs.candidate - pairs.live
         self.gained, self.lost = int((gaps > 0).sum()), int((gaps < 0).sum())
         self.num = len(gaps)
         self.live, self.candidate = float(pairs.live.mean()), float(pairs.candidate.mean())
-        self._seed, self._num_resamples = seed, num_resamples
-        self._sums = gaps if pairs.groups is None else np.bincount(pairs.groups, weights=gaps)
-        self.num_units = len(self._sums)
-        self.effective = self.num / _design_effect(gaps, pairs.groups)
+        self._gaps, self._groups = gaps, pairs.groups
+        self.num_units = self.num if pairs.groups is None else int(pairs.groups.max()) + 1
+        self.effective = self.num / design_effect(gaps, pairs.groups)
         self._freedom = None if pairs.groups is None else self.num_units - 1
         self.method = "Tango's score interval, McNemar's exact test"
         if pairs.groups is not None:
-            self.method = f"Tango's score interval on {self.effective:.0f} effective pairs, permutation over groups"
+            self.method = f"Tango's score interval on {self.effective:.0f} effective pairs, McNemar's test over groups"
 
     @property
     def difference(self) -> float:
@@ -101,10 +101,15 @@ class Shares:
         return _tail(tango_z(self._scaled(self.lost), self._scaled(self.gained), self.effective, -margin), self._freedom)
 
     def p_better(self) -> float:
-        if self._freedom is not None:
-            return _swap(self._sums[:, None].astype(float), lambda sums: sums[..., 0], self._seed, self._num_resamples)
+        if self._groups is not None:
+            return swap_tail(np.bincount(self._groups, weights=self._gaps).round().astype(np.int64))
         # The binomial tail of at least `gained` heads in as many tosses as pairs differ.
         return float(special.bdtrc(self.gained - 1, self.gained + self.lost, 0.5)) if self.gained else 1.0
+
+    def gain_interval(self, confidence: float) -> Interval:
+        """Exact interval of the share of gains among the pairs that differ."""
+        at = np.flatnonzero(self._gaps)
+        return exact_interval(self._gaps[at] > 0, confidence, None if self._groups is None else self._groups[at].tolist())
 
     def _scaled(self, count: int) -> float:
         return count * self.effective / self.num
@@ -225,23 +230,6 @@ def tango_bound(gained: float, lost: float, num: float, quantile: float) -> floa
         else:
             high = middle
     return low
-
-
-def _design_effect(gaps: NDArray[np.int64], groups: NDArray[np.int64] | None) -> float:
-    """By how much groups widen the variance of a mean of -1, 0, 1; at least 1.
-
-    Where fewer than two groups hold a pair that differs, nothing can be learnt of it: each group then counts as one pair.
-    """
-    if groups is None:
-        return 1.0
-    num, num_groups = len(gaps), int(groups.max()) + 1
-    sums, sizes = np.bincount(groups, weights=gaps), np.bincount(groups)
-    mean = float(gaps.mean())
-    alone = float(((gaps - mean) ** 2).mean())
-    if num_groups < 2 or alone == 0 or len(np.unique(groups[gaps != 0])) < 2:
-        return num / num_groups
-    together = num_groups / (num_groups - 1) * float(((sums - sizes * mean) ** 2).sum()) / num
-    return max(1.0, together / alone)
 
 
 def _quantile(alpha: float, freedom: int | None) -> float:

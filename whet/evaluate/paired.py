@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from whet.errors import InputError
 from whet.evaluate.compare import is_right
+from whet.evaluate.statistics import number_groups
 from whet.records import Counts, Score
 
 FIGURES = ("accuracy", "precision", "recall", "f1")
@@ -87,7 +88,7 @@ def pair_up(
         rows[0],
         rows[1],
         np.array([score.category for score in sides[0]], dtype=np.str_),
-        _shared_groups([groups[id_] for id_ in ids]) if groups and all(id_ in groups for id_ in ids) else None,
+        number_groups([groups[id_] for id_ in ids]) if groups and all(id_ in groups for id_ in ids) else None,
         len(kept) - len(ids),
         len(of_live) - len(kept),
     )
@@ -112,14 +113,6 @@ def _counts(score: Score, measure: str, place: str) -> Counts:
         hint = f"Did you mean {near[0]}?" if near else f"Known here: {', '.join(score.counts) or 'right or wrong alone'}"
         raise InputError(place, f"no measure is named {measure}", hint)
     return found
-
-
-def _shared_groups(names: Sequence[Hashable]) -> NDArray[np.int64] | None:
-    """Each example's group by number; None where no two examples share one."""
-    places = {name: place for place, name in enumerate(dict.fromkeys(names))}
-    if len(places) == len(names):
-        return None
-    return np.array([places[name] for name in names], dtype=np.int64)
 
 
 def _numbered(groups: NDArray[np.int64]) -> NDArray[np.int64] | None:

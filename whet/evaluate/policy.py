@@ -141,6 +141,10 @@ class GatePolicy(Settings):
         kept = {"improvement", "categories", "forgetting", "alpha", "looks", "spending"}
         return self.model_dump(mode="json", include=kept)
 
+    def draw(self) -> dict[str, Any]:
+        """What a verdict may hang on by luck alone: settled before the first look, or one could draw until it promotes."""
+        return self.model_dump(mode="json", include={"seed", "resamples", "power"})
+
     def alpha_at(self, look: int) -> float:
         """What look 1, 2, ... may spend: the parts add up to `alpha`, so that by Bonferroni's inequality no number of looks
         promotes more bad candidates, however much the suite grows between.

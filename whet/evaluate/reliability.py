@@ -4,7 +4,8 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from whet.evaluate.statistics import Interval, wilson
+from whet.evaluate.shares import share_interval
+from whet.evaluate.statistics import Interval
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,7 +62,14 @@ def measure(
     bins = []
     for members in _bins(said, num_bins):
         num, num_right = len(members), int(right[members].sum())
-        bins.append(Bin(float(said[members].mean()), num_right / num, num, wilson(num_right, num, level)))
+        bins.append(
+            Bin(
+                float(said[members].mean()),
+                num_right / num,
+                num,
+                share_interval(right[members], level, [groups[at] for at in members]),
+            )
+        )
     error, interval = calibration_error(said, right, num_bins), _interval(said, right, groups, num_bins, level, seed)
     return Reliability(len(said), int(right.sum()), error, interval, float(((said - right) ** 2).mean()), tuple(bins))
 

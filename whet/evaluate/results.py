@@ -61,7 +61,8 @@ class PartResult:
     """One part of a suite as one system answered it.
 
     role: "task" is what the specialist is for, "general" is watched for forgetting. questions: hash of the ids and
-    golds that were asked. value: the headline's figure; None where too many requests failed to give one.
+    golds that were asked. value: the headline's figure; None where too many requests failed to give one. num_groups: groups
+    (documents) of the examples that are scored; None where each stands alone.
     """
 
     name: str
@@ -86,11 +87,12 @@ class PartResult:
     """Number scored, figure and interval of each category."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Letters, best constant answer, position bias and what else only this task reports."""
+    num_groups: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """What answered: its kind ("base", "adapter", "model", "gguf", "server"), its label, and what it is made of."""
+    """What answered: its kind ("base", "adapter", "model", "gguf", "server", "engine"), its label, and what it is made of."""
 
     kind: str
     label: str

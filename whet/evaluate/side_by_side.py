@@ -11,6 +11,7 @@ from whet.errors import InputError
 from whet.evaluate.agreement import Agreement, agree
 from whet.evaluate.compare import Category, Comparison, Verdict, compare, judge
 from whet.evaluate.results import PartResult, Role, SuiteResult
+from whet.evaluate.shares import exact_interval
 from whet.evaluate.statistics import CONFIDENCE, NUM_RESAMPLES, Interval, holm
 from whet.evaluate.votes import Votes
 from whet.records import Score
@@ -151,7 +152,7 @@ def put_side_by_side(
 ) -> SideBySide:
     """Hold every system against the first.
 
-    questions: by part and example id, for what is shown of flips, and for the groups that F1 is resampled by. Raises
+    questions: by part and example id, for what is shown of flips, and for the groups that are swapped and resampled whole. Raises
     InputError where the systems did not answer the same questions, and, unless `shows_differences`, where they were not
     asked in the same way.
     """
@@ -165,10 +166,7 @@ def put_side_by_side(
     found: list[tuple[Side, PartResult, Comparison]] = []
     unscored = [(side.label, name) for side in sides for name, part in side.result.parts.items() if part.value is None]
     for part in SideBySide(tuple(sides), (), (), (), ()).parts:
-        asked = known.get(part.name, {})
-        groups: dict[str, Hashable] | None = {id_: question.group for id_, question in asked.items()}
-        if not asked or not all(score.example_id in asked for score in first.scores[part.name]):
-            groups = None
+        groups = _groups(known.get(part.name, {}), first.scores[part.name])
         for side in sides[1:]:
             if not {(side.label, part.name), (first.label, part.name)} & set(unscored):
                 found.append((side, part, compare(
@@ -183,10 +181,11 @@ def put_side_by_side(
         for (side, part, comparison), p in zip(found, adjusted, strict=True)
     )  # fmt: skip
     agreements = tuple(
-        agree(name, (a.label, b.label), a.scores[name], b.scores[name], part.headline[0], confidence)
+        agree(name, (a.label, b.label), a.scores[name], b.scores[name], part.headline[0], confidence,
+              _groups(known.get(name, {}), a.scores[name]))
         for name, part in first.result.parts.items()
         for a, b in itertools.combinations(sides, 2)
-    )
+    )  # fmt: skip
     return SideBySide(tuple(sides), differences, held, agreements, tuple(unscored), confidence)
 
 
@@ -199,23 +198,29 @@ def _hold(
         dataclasses.replace(category, adjusted_p=own, verdict=judge(category.paired.difference, own))
         for category, own in zip(comparison.categories, category_ps, strict=True)
     )
-    num_right, num_wrong = len(comparison.flips.wrong_to_right), len(comparison.flips.right_to_wrong)
     is_share = part.headline[1] == "accuracy"
     return Held(
         side.label, part.name, part.role, comparison, p, judge(comparison.paired.difference, p),
-        _turn(num_right, num_right + num_wrong, confidence),
+        _turn(comparison, _groups(questions, first.scores[part.name]), confidence),
         2 * (math.asin(math.sqrt(comparison.b)) - math.asin(math.sqrt(comparison.a))) if is_share else None,
         categories, tuple(_flips(first, side, part, comparison, questions)),
     )  # fmt: skip
 
 
-def _turn(num_right: int, num: int, confidence: float) -> Turned:
-    if not num:
-        return Turned(0, 0, None, None)
-    from scipy.stats import binomtest
+def _groups(questions: Mapping[str, Question], scores: Sequence[Score]) -> dict[str, Hashable] | None:
+    """Each example's group, an example without one being its own; None where not all questions are known."""
+    if not all(score.example_id in questions for score in scores):
+        return None
+    return {score.example_id: questions[score.example_id].group or ("alone", score.example_id) for score in scores}
 
-    found = binomtest(num_right, num).proportion_ci(confidence_level=confidence, method="exact")
-    return Turned(num, num_right, num_right / num, Interval(float(found.low), float(found.high)))
+
+def _turn(comparison: Comparison, groups: Mapping[str, Hashable] | None, confidence: float) -> Turned:
+    right, wrong = comparison.flips.wrong_to_right, comparison.flips.right_to_wrong
+    if not right and not wrong:
+        return Turned(0, 0, None, None)
+    group_of = None if groups is None else [groups[id_] for id_ in (*right, *wrong)]
+    around = exact_interval([True] * len(right) + [False] * len(wrong), confidence, group_of)
+    return Turned(len(right) + len(wrong), len(right), len(right) / (len(right) + len(wrong)), around)
 
 
 def _flips(first: Side, side: Side, part: PartResult, comparison: Comparison, questions: Mapping[str, Question]) -> list[Flip]:

@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from whet.evaluate.charts import QUARTERS, Tick
-from whet.evaluate.compare import say_p
+from whet.evaluate.compare import say_groups, say_p
 from whet.evaluate.report import LOOSE, UNPRINTABLE, read_beside, read_style, say_figure, say_score, say_share, say_time
 from whet.evaluate.side_by_side import ASKED, BASELINE, Side, SideBySide
 from whet.evaluate.side_charts import TONES, conclude, draw_gains, draw_speed, say_bytes, say_points, say_seconds
+from whet.evaluate.statistics import Paired
 from whet.evaluate.votes import Votes
 
 MOST_FLIPS = 60  # of one kind, system and part on the page
@@ -28,7 +29,7 @@ def render(found: SideBySide) -> str:
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"score": say_score, "share": say_share, "count": lambda num: f"{num:,}", "p": say_p,
-                            "points": say_points,
+                            "points": say_points, "groups": say_groups,
                             "figure": say_figure, "signed": _signed, "cut": cut, "breakable": _breakable}  # fmt: skip
     environment.filters["tie"] = lambda words: LOOSE.sub("\N{NO-BREAK SPACE}", words)
     parts = found.parts
@@ -219,16 +220,20 @@ def _tests(found: SideBySide) -> list[str]:
         paired, turned = held.comparison.paired, held.turned
         rows.append((f"{held.label} on {held.part}", [
             f"{say_points(paired.difference)} ({say_points(paired.interval.low)} to {say_points(paired.interval.high)})",
-            say_p(held.adjusted_p), f"{turned.num_right} of {turned.num}", f"{held.comparison.num_pairs:,}",
+            say_p(held.adjusted_p), f"{turned.num_right} of {turned.num}", _pairs(held.comparison.num_pairs, paired),
             f"{MARKS[TONES[held.verdict]]} {held.verdict}",
         ]))  # fmt: skip
     head = [f"against {found.labels[0]}", "difference, points", "p (Holm)", "turned right", "pairs", "verdict"]
     return _table(head, rows)
 
 
+def _pairs(num: int, paired: Paired) -> str:
+    return f"{num:,}" if paired.num_groups is None else f"{num:,} in {say_groups(paired.num_groups)}"
+
+
 def _categories(first: str, held: Any) -> list[str]:
     rows = [(one.name or "(no category)", [
-        f"{one.num_pairs:,}", f"{one.a:.3f}", f"{one.b:.3f}",
+        _pairs(one.num_pairs, one.paired), f"{one.a:.3f}", f"{one.b:.3f}",
         f"{say_points(one.paired.difference)} ({say_points(one.paired.interval.low)} to {say_points(one.paired.interval.high)})",
         say_p(one.adjusted_p), f"{MARKS[TONES[one.verdict]]} {one.verdict}",
     ]) for one in sorted(held.categories, key=lambda one: (one.paired.difference, one.name))]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Intervals and paired tests for scores: Wilson, bootstrap, McNemar, paired permutation, Holm; p-values are scipy's.
+"""Intervals and paired tests for scores of counts: bootstrap, paired permutation; Wilson, Holm; p-values are scipy's.
 
 Everywhere `figure` is "precision", "recall" or "f1" of summed counts (micro average), and `groups`, where given, names
 for each example what it was drawn with (a document): groups, not examples, are then resampled and swapped whole.
@@ -39,12 +39,32 @@ class Intervals:
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """A paired comparison: `difference` is B minus A with its interval; `p_value` is two-sided; `method` says how."""
+    """A paired comparison: `difference` is B minus A with its interval; `p_value` is two-sided; `method` says how.
+
+    num_groups: groups of examples that were taken whole; None where each example stands alone.
+    """
 
     difference: float
     interval: Interval
     p_value: float
     method: str
+    num_groups: int | None = None
+
+
+def number_groups(names: "Sequence[Hashable] | np.ndarray | None") -> "np.ndarray | None":
+    """Each example's group as a number from 0, in the order in which groups appear; None where no two examples share one."""
+    import numpy as np
+
+    if names is None:
+        return None
+    places = {name: place for place, name in enumerate(dict.fromkeys(names))}
+    return None if len(places) == len(names) else np.array([places[name] for name in names], dtype=np.int64)
+
+
+def count_groups(names: Sequence[Hashable] | None) -> int | None:
+    """How many groups there are; None where no two examples share one."""
+    numbers = number_groups(names)
+    return None if numbers is None else int(numbers.max()) + 1
 
 
 def wilson(num_right: int, num: int, confidence: float = CONFIDENCE) -> Interval:
@@ -95,27 +115,6 @@ def f1_interval(
     return score_intervals(counts, confidence=confidence, seed=seed, num_resamples=num_resamples, groups=groups).f1
 
 
-def mcnemar(a_right: Sequence[bool], b_right: Sequence[bool], confidence: float = CONFIDENCE) -> Paired:
-    """McNemar's exact test of two systems that answered the same questions, right or wrong.
-
-    The p-value is the two-sided binomial test on the discordant pairs (McNemar 1947, Psychometrika 12:153), by
-    scipy.stats.binomtest; 1 where no pair differs. The interval of the difference of the two shares is method 10 of
-    Newcombe 1998, Stat. Med. 17:2635.
-    """
-    pairs = list(zip(a_right, b_right, strict=True))
-    gained = sum(b and not a for a, b in pairs)
-    lost = sum(a and not b for a, b in pairs)
-    both = sum(a and b for a, b in pairs)
-    p_value = 1.0
-    if gained + lost:
-        from scipy.stats import binomtest
-
-        p_value = float(binomtest(gained, gained + lost).pvalue)
-    difference = (gained - lost) / len(pairs) if pairs else 0.0
-    interval = _newcombe(both, gained, lost, len(pairs) - both - gained - lost, confidence)
-    return Paired(difference, interval, p_value, "McNemar, exact; interval by Newcombe's method 10")
-
-
 def paired_f1(
     a: Sequence[Counts],
     b: Sequence[Counts],
@@ -151,8 +150,9 @@ def paired_f1(
     if interval is None:
         interval = _unresampled_difference(units_a, units_b, index, confidence)
     p_value = _permute(units_a, units_b, differ, seed, num_resamples)
-    unit = "examples" if groups is None else "groups"
-    return Paired(difference, interval, p_value, f"paired permutation over {unit}; interval by paired bootstrap")
+    num_groups = count_groups(groups)
+    unit = "examples" if num_groups is None else f"{num_groups} groups"
+    return Paired(difference, interval, p_value, f"paired permutation over {unit}; interval by paired bootstrap", num_groups)
 
 
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:
@@ -174,11 +174,11 @@ def _stack(counts: Sequence[Counts], groups: Sequence[Hashable] | None) -> "np.n
     import numpy as np
 
     rows = np.array([(c.tp, c.fp, c.fn) for c in counts], dtype=np.int64).reshape(-1, 3)
-    if groups is None:
+    numbers = number_groups(groups)
+    if numbers is None:
         return rows
-    places = {group: place for place, group in enumerate(dict.fromkeys(groups))}
-    stacked = np.zeros((len(places), 3), dtype=np.int64)
-    np.add.at(stacked, [places[group] for group in groups], rows)
+    stacked = np.zeros((int(numbers.max()) + 1, 3), dtype=np.int64)
+    np.add.at(stacked, numbers, rows)
     return stacked
 
 
@@ -251,24 +251,10 @@ def _unresampled_difference(units_a: "np.ndarray", units_b: "np.ndarray", index:
     scores = [float(_figures(units.sum(axis=0))[index]) for units in (units_a, units_b)]
     around_a = _unresampled(units_a, index, scores[0], confidence)
     around_b = _unresampled(units_b, index, scores[1], confidence)
-    return _square_and_add(scores[0], around_a, scores[1], around_b, 0.0)
+    return square_and_add(scores[0], around_a, scores[1], around_b, 0.0)
 
 
-def _newcombe(both: int, gained: int, lost: int, neither: int, confidence: float) -> Interval:
-    """Newcombe's method 10 for the difference of two paired shares, B minus A, with his correction of phi."""
-    num = both + gained + lost + neither
-    if num == 0:
-        return Interval(-1.0, 1.0)
-    num_a, num_b = both + lost, both + gained
-    product = num_a * (num - num_a) * num_b * (num - num_b)
-    cross = both * neither - gained * lost
-    corrected = max(cross - num / 2, 0.0) if cross > 0 else cross
-    phi = corrected / product**0.5 if product else 0.0
-    around_a, around_b = wilson(num_a, num, confidence), wilson(num_b, num, confidence)
-    return _square_and_add(num_a / num, around_a, num_b / num, around_b, phi)
-
-
-def _square_and_add(a: float, around_a: Interval, b: float, around_b: Interval, phi: float) -> Interval:
+def square_and_add(a: float, around_a: Interval, b: float, around_b: Interval, phi: float) -> Interval:
     """The interval of b - a from the intervals of a and b and their correlation phi, within -1 and 1."""
     below = (b - around_b.low, around_a.high - a)
     above = (around_b.high - b, a - around_a.low)

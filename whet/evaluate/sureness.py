@@ -8,7 +8,8 @@ from whet.evaluate.acceptance import Acceptance, AcceptSettings
 from whet.evaluate.calibration import CalibrateSettings, Calibration, Curve, HeldOut, fit_curve
 from whet.evaluate.outcomes import Outcome, judge
 from whet.evaluate.reliability import CoveragePoint, Reliability, cover, measure
-from whet.evaluate.statistics import Interval, wilson
+from whet.evaluate.shares import share_interval
+from whet.evaluate.statistics import Interval
 from whet.records import Completion, Example, Record
 from whet.tasks.base import Answer, Evidence, RecordEvidence, Task
 
@@ -129,7 +130,8 @@ def assess(calibration: Calibration, claims: Claims, names: Sequence[str], level
             measured.append(_measure(name, calibration.fields[name], *values, level, seed))
     sure = calibration.record.of(evidence)
     accepted = [right for confidence, right in zip(sure, rights, strict=True) if calibration.accepts(confidence)]
-    interval = wilson(sum(accepted), len(accepted), level)
+    of_accepted = [group for confidence, group in zip(sure, groups, strict=True) if calibration.accepts(confidence)]
+    interval = share_interval(accepted, level, of_accepted)
     return replace(
         known,
         measured=tuple(measured),

@@ -6,8 +6,9 @@ from whet.data.build import read_manifest
 from whet.data.clean import gold_of, normalised, question_of
 from whet.errors import InputError
 from whet.evaluate.results import Asked, Latency, Overlap, PartResult, SuiteResult, System
-from whet.evaluate.run import pick, read_scores
-from whet.evaluate.statistics import Interval, f1_interval, wilson
+from whet.evaluate.run import is_answered, pick, read_scores
+from whet.evaluate.shares import share_interval
+from whet.evaluate.statistics import Interval, count_groups, f1_interval
 from whet.models.base_model import open_base
 from whet.pipeline.bench import Folder
 from whet.pipeline.compare import answers_folder
@@ -70,6 +71,7 @@ def result_of_run(path: Path) -> SuiteResult:
         duplicates=_duplicates(examples),
         overlap=_overlap(run, system, settings.split, {example.id for example in examples}),
         extra=total.extra,
+        num_groups=count_groups([example.group for example, score in zip(examples, scores, strict=True) if is_answered(score)]),
     )
     return RunResult(folder, f"{task.name} of {settings.split}", part.questions, system, {PART: part})
 
@@ -111,10 +113,10 @@ def _asked(task: Task, examples: list[Example], recipe: Recipe, system: System) 
 
 def _interval(total: Total, scores: list[Score], examples: list[Example]) -> Interval:
     measure, figure = total.headline
-    figures = total.measures[measure]
-    if figure == "accuracy":
-        return wilson(int(figures["right"]), int(figures["num"]))
     groups = {example.id: example.group for example in examples}
+    if figure == "accuracy":
+        judged = [score for score in scores if score.right is not None]
+        return share_interval([bool(score.right) for score in judged], groups=[groups[score.example_id] for score in judged])
     scored = [score for score in scores if score.status != "error"]
     return f1_interval(
         [score.counts[measure] for score in scored], groups=[groups[score.example_id] for score in scored], num_resamples=1_999

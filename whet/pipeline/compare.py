@@ -7,9 +7,10 @@ from pathlib import Path
 from whet.engines.http import HttpSettings
 from whet.errors import InputError
 from whet.evaluate.results import Asked, Latency, PartResult, SuiteResult, System, read_result
-from whet.evaluate.run import read_completions, read_scores
+from whet.evaluate.run import is_answered, read_completions, read_scores
+from whet.evaluate.shares import share_interval
 from whet.evaluate.side_by_side import BASELINE, Question, Side, SideBySide, put_side_by_side
-from whet.evaluate.statistics import CONFIDENCE, NUM_RESAMPLES, Interval, f1_interval, wilson
+from whet.evaluate.statistics import CONFIDENCE, NUM_RESAMPLES, Interval, count_groups, f1_interval
 from whet.evaluate.votes import Pair, count_votes, draw_pairs, draw_sides, fingerprint, read_votes
 from whet.models.base_model import open_base
 from whet.pipeline.bench import Folder
@@ -153,16 +154,16 @@ def _part_of_run(
     """What a run's answers are as a part of a suite."""
     total, settings = task.total(scores), recipe.evaluate
     measure, figure = total.headline
-    scored = [score for score in scores if score.status != "error"]
+    scored = [score for score in scores if is_answered(score)]
     value = float(total.measures[measure][figure])
+    groups = {s.example_id: examples[s.example_id].group if s.example_id in examples else s.example_id for s in scored}
     if figure == "accuracy":
-        figures = total.measures[measure]
-        interval = wilson(int(figures["right"]), int(figures["num"]), settings.confidence)
+        interval = _share(scored, groups, settings.confidence)
     else:
-        groups = [examples[score.example_id].group if score.example_id in examples else score.example_id for score in scored]
         interval = f1_interval(
-            [score.counts[measure] for score in scored], settings.confidence, settings.seed, settings.resamples, groups
-        )
+            [score.counts[measure] for score in scored], settings.confidence, settings.seed, settings.resamples,
+            list(groups.values()),
+        )  # fmt: skip
     mark = folder.parents[1] / "marks" / f"evaluate-{folder.name}.json"
     seconds = float(read_json(mark)["seconds"]) if mark.is_file() else 0.0
     num_tokens = sum(completion.num_tokens for completion in read_completions(folder).values())
@@ -171,18 +172,27 @@ def _part_of_run(
         settings.split, "task", task.name, total.headline, hash_text(canonical(sorted(score.example_id for score in scores))),
         _asked(recipe, task, list(examples.values())), total.num_asked, total.num_scored,
         len({score.example_id for score in scores}), value, interval, total.measures, total.rates, latency,
-        categories=_categories(scored, measure, settings.confidence) if figure == "accuracy" else {}, extra=total.extra,
+        categories=_categories(scored, groups, settings.confidence) if figure == "accuracy" else {}, extra=total.extra,
+        num_groups=count_groups(list(groups.values())),
     )  # fmt: skip
 
 
-def _categories(scores: Sequence[Score], measure: str, confidence: float) -> dict[str, tuple[int, float, Interval]]:
-    by_name: dict[str, list[bool]] = {}
+def _share(scores: Sequence[Score], groups: Mapping[str, str], confidence: float) -> Interval:
+    judged = [score for score in scores if score.right is not None]
+    return share_interval([bool(score.right) for score in judged], confidence, [groups[score.example_id] for score in judged])
+
+
+def _categories(scores: Sequence[Score], groups: Mapping[str, str], confidence: float) -> dict[str, tuple[int, float, Interval]]:
+    by_name: dict[str, list[Score]] = {}
     for score in scores:
         if score.right is not None:
-            by_name.setdefault(score.category, []).append(score.right)
+            by_name.setdefault(score.category, []).append(score)
     if len(by_name) < 2:
         return {}
-    return {name: (len(r), sum(r) / len(r), wilson(sum(r), len(r), confidence)) for name, r in sorted(by_name.items())}
+    return {
+        name: (len(own), sum(bool(score.right) for score in own) / len(own), _share(own, groups, confidence))
+        for name, own in sorted(by_name.items())
+    }
 
 
 def _asked(recipe: Recipe, task: Task, examples: Sequence[Example]) -> Asked:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from whet.errors import InputError
+from whet.errors import InputError, WhetError
 from whet.evaluate.gains import Gains, tell_gains
 from whet.evaluate.gate import Facts, judge
 from whet.evaluate.policy import GatePolicy
@@ -16,7 +16,8 @@ from whet.pipeline.as_result import PART, groups_of_run, result_of_run
 from whet.storage import canonical, hash_text, locked, read_json, read_jsonl, write_json
 
 LEDGER = "looks.json"
-VERSION = 1
+VERSION = 2
+KEYS = {"candidate", "live", "questions", "look", "plan", "draw", "verdict", "date", "label"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,8 @@ def judge_folders(candidate: Path, live: Path, policy: GatePolicy, ledger: Path 
     """The verdict about two folders of results: of a suite, or runs (then their held-out answers are the only part).
 
     The look is written into the ledger, beside the live result's folder unless named. The same candidate on the same
-    questions is the same look again; on other questions (a grown suite) the next one.
+    questions is the same look again; on other questions (a grown suite) the next one. InputError where seed, resamples or power
+    are not those of its first look.
     """
     ours, theirs = read_side(candidate), read_side(live)
     if ours.folder.resolve() == theirs.folder.resolve():
@@ -58,13 +60,17 @@ def judge_folders(candidate: Path, live: Path, policy: GatePolicy, ledger: Path 
         key = {"candidate": _hash_system(ours.system), "live": _hash_system(theirs.system), "questions": _hash_questions(theirs)}
         plan = hash_text(canonical(policy.plan()))
         own = [row for row in rows if row["candidate"] == key["candidate"] and row["live"] == key["live"]]
+        _refuse_new_draw(path, own, policy)
         same = next((row for row in own if row["questions"] == key["questions"]), None)
         look = int(same["look"]) if same else 1 + max((int(row["look"]) for row in own), default=0)
         facts = Facts(_groups(live, theirs), look, is_plan_changed=any(row["plan"] != plan for row in own))
         verdict = judge(ours, theirs, policy, facts)
         if same is None:
             now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-            said = {"look": look, "plan": plan, "verdict": verdict.decision, "date": now, "label": ours.system.label}
+            said = {
+                "look": look, "plan": plan, "draw": policy.draw(), "verdict": verdict.decision, "date": now,
+                "label": ours.system.label,
+            }  # fmt: skip
             write_json(path, {"version": VERSION, "looks": [*rows, key | said]})
     others = {row["candidate"] for row in rows if row["live"] == key["live"] and row["questions"] == key["questions"]}
     gains = tell_gains(ours, theirs, policy, facts)
@@ -110,13 +116,26 @@ def _read_ledger(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     found = read_json(path)
-    keys = {"candidate", "live", "questions", "look", "plan", "verdict", "date", "label"}
     rows = found.get("looks") if isinstance(found, dict) and found.get("version") == VERSION else None
-    if not isinstance(rows, list) or any(not isinstance(row, dict) or row.keys() != keys for row in rows):
+    if not isinstance(rows, list) or any(not isinstance(row, dict) or row.keys() != KEYS for row in rows):
         raise InputError(
             str(path), "is no ledger of looks", "Put back what whet wrote; without it nobody knows how often was looked"
         )
     return rows
+
+
+def _refuse_new_draw(path: Path, own: list[dict[str, Any]], policy: GatePolicy) -> None:
+    """InputError where this candidate was judged with other draws: whoever may draw again draws until it promotes."""
+    now = policy.draw()
+    for row in own:
+        changed = [name for name, value in now.items() if row["draw"].get(name) != value]
+        if changed:
+            before = ", ".join(f"{name} {row['draw'].get(name)}" for name in changed)
+            raise InputError(
+                f"{path}, look {row['look']}", f"this candidate was judged with {before}, not with "
+                + ", ".join(f"{name} {now[name]}" for name in changed),
+                "Set it back; what luck may decide is settled at the first look",
+            )  # fmt: skip
 
 
 def say_policy(policy: GatePolicy) -> list[str]:
@@ -126,6 +145,9 @@ def say_policy(policy: GatePolicy) -> list[str]:
     return [f"{name}: {value}" for name, value, _, _ in explain(policy)]
 
 
-def as_error(place: str, what: str, remedy: str) -> dict[str, Any]:
+def as_error(error: WhetError) -> dict[str, Any]:
     """What a machine is told where a fault of the user's left nothing to judge: its verdict is null."""
-    return {"verdict": None, "exit_code": 2, "error": {"place": place, "what": what, "remedy": remedy}}
+    return {
+        "verdict": None, "exit_code": error.exit_code,
+        "error": {"place": error.place, "what": error.what, "remedy": error.remedy},
+    }  # fmt: skip

@@ -6,7 +6,6 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -17,17 +16,13 @@ from pydantic import Field
 from whet.config import Settings
 from whet.engines.base import Engine
 from whet.errors import InputError, MissingExtraError
-from whet.evaluate.results import Asked, Latency, PartResult, SuiteResult, write_result
-from whet.evaluate.run import score_to_json
-from whet.evaluate.statistics import wilson
+from whet.evaluate.results import SuiteResult, write_result
+from whet.pipeline.harness_part import METRICS, NAME, HarnessPart, Kept, read_messages
 from whet.pipeline.systems import Candidate
-from whet.records import Completion, Example, Message, Request, Score, completion_to_json, example_to_json
+from whet.records import Example, Request, example_to_json
 from whet.storage import canonical, hash_text, locked, write_jsonl
 
-NAME = "harness"
 KINDS = ("multiple_choice", "generate_until")
-METRICS = ("acc", "exact_match")
-"""Figures of lm-eval that are 1 or 0 for each question; the first that a task has is the headline."""
 SHOTS_SEED = 1234  # lm-eval's own default
 DEFAULT_TOKENS = 256  # lm-eval's own budget where a task sets none
 
@@ -45,39 +40,32 @@ class HarnessSettings(Settings):
     """Confidence of the intervals."""
 
 
-@dataclass
-class _Kept:
-    """What went through our engine, by the harness's own strings."""
-
-    errors: dict[str, str] = field(default_factory=dict)
-    """By the context that could not be answered."""
-    seconds: float = 0.0
-    max_tokens: int = 0
-
-
 def run_harness(
     tasks: Sequence[str],
     candidate: Candidate,
     out: Path,
     settings: HarnessSettings,
     say: Callable[[str], None] = lambda words: None,
+    training: Sequence[Example] | None = None,
 ) -> SuiteResult:
     """Ask a system the tasks and write its result folder, one part a name.
 
     tasks: names of the harness (tasks or groups, whose tasks become categories), or YAML files of tasks, whose code is run as
-    the harness runs it. Prompts go through the system's chat template. InputError for unknown tasks and for those that ask for
+    the harness runs it. Prompts go through the system's chat template. training: what the system was trained on, to be
+    compared with the questions; None leaves it out. InputError for unknown tasks and for those that ask for
     more than a choice or a written reply; MissingExtraError without lm-eval.
     """
     loaded = _load(tasks, settings)
     with locked(out), candidate.open() as opened:
         parts = {}
         for name, one in loaded.items():
-            kept = _Kept()
+            kept = Kept()
             said = _evaluate(_wrap(opened.engine, kept, partial(_say_of, say, name)), one, settings.limit)
-            asked = _Part(name, said, one["tasks"], kept)
+            asked = HarnessPart(name, said, one["tasks"], kept)
             write_jsonl(out / name / "questions.jsonl", map(example_to_json, asked.examples))
             write_jsonl(out / name / "answers.jsonl", asked.rows())
-            parts[name] = asked.result(settings, opened.template, opened.stop)
+            overlap = asked.overlap(training, settings.confidence) if training is not None else None
+            parts[name] = asked.result(settings.max_error_rate, settings.confidence, opened.template, opened.stop, overlap)
         result = SuiteResult(
             out, NAME, hash_text(canonical([sorted(loaded), settings.model_dump(mode="json")])), candidate.system, parts,
             opened.peak_memory(), opened.cost() if candidate.is_paid else None, {"lm-eval": _version()},
@@ -187,7 +175,7 @@ def _evaluate(model: Any, loaded: dict[str, Any], limit: int | None) -> Any:
         )  # fmt: skip
 
 
-def _wrap(engine: Engine, kept: _Kept, say: Callable[[str], None]) -> Any:
+def _wrap(engine: Engine, kept: Kept, say: Callable[[str], None]) -> Any:
     """The engine as a language model of the harness.
 
     The harness joins messages to one string by the model's own template; here that string is their JSON, so that the
@@ -216,11 +204,7 @@ def _wrap(engine: Engine, kept: _Kept, say: Callable[[str], None]) -> Any:
     return EngineModel()
 
 
-def _messages(context: str) -> tuple[Message, ...]:
-    return tuple(Message(role, content) for role, content in json.loads(context))
-
-
-def _rank(engine: Engine, asked: Sequence[tuple[str, str]], kept: _Kept, say: Callable[[str], None]) -> list[tuple[float, bool]]:
+def _rank(engine: Engine, asked: Sequence[tuple[str, str]], kept: Kept, say: Callable[[str], None]) -> list[tuple[float, bool]]:
     """The log-likelihood of each continuation; those of one prompt are ranked together. The second value is never looked at."""
     choices: dict[str, list[str]] = defaultdict(list)
     for context, continuation in asked:
@@ -231,7 +215,7 @@ def _rank(engine: Engine, asked: Sequence[tuple[str, str]], kept: _Kept, say: Ca
     found: dict[tuple[str, str], float] = {}
     for context, continuations in choices.items():
         try:
-            ranks = engine.rank(Request(_messages(context), 1, choices=tuple(continuations)))
+            ranks = engine.rank(Request(read_messages(context), 1, choices=tuple(continuations)))
             if any(map(math.isnan, ranks)):
                 raise InputError("", "a log-likelihood is no number")
         except InputError as error:
@@ -243,13 +227,13 @@ def _rank(engine: Engine, asked: Sequence[tuple[str, str]], kept: _Kept, say: Ca
     return [(found[pair], False) for pair in asked]
 
 
-def _write(engine: Engine, asked: Sequence[tuple[str, Mapping[str, Any]]], kept: _Kept, say: Callable[[str], None]) -> list[str]:
+def _write(engine: Engine, asked: Sequence[tuple[str, Mapping[str, Any]]], kept: Kept, say: Callable[[str], None]) -> list[str]:
     """The reply to each prompt, cut at the first of the task's stop strings."""
     requests = []
     for number, (context, said) in enumerate(asked):
         budget = int(said.get("max_gen_toks") or said.get("max_new_tokens") or said.get("max_tokens") or DEFAULT_TOKENS)
         temperature = float(said.get("temperature") or 0.0) if said.get("do_sample") else 0.0
-        requests.append(Request(_messages(context), budget, temperature=temperature, seed=number))
+        requests.append(Request(read_messages(context), budget, temperature=temperature, seed=number))
         kept.max_tokens = max(kept.max_tokens, budget)
     say(f"{len(requests)} prompts to answer")
     began = monotonic()
@@ -265,89 +249,3 @@ def _write(engine: Engine, asked: Sequence[tuple[str, Mapping[str, Any]]], kept:
             text = text.partition(stop)[0] if stop else text
         texts.append(text)
     return texts
-
-
-class _Part:
-    """One name's questions and answers, as the harness logged them."""
-
-    def __init__(self, name: str, said: Any, tasks: Mapping[str, Any], kept: _Kept) -> None:
-        self.name, self._kept = name, kept
-        leaves = sorted(tasks)
-        self.results = {
-            leaf: {key: value for key, value in said["results"][leaf].items() if isinstance(value, int | float | str)}
-            for leaf in leaves
-        }
-        self.examples: list[Example] = []
-        self.scores: list[Score] = []
-        self.completions: list[Completion] = []
-        self.contexts: list[str] = []
-        for leaf in leaves:
-            task = tasks[leaf]
-            metric = next(metric for metric in METRICS if metric in task._metric_fn_list)
-            first = said["samples"][leaf][0]["filter"] if said["samples"][leaf] else ""
-            for sample in said["samples"][leaf]:
-                if sample["filter"] == first:  # a task may be scored through several filters; the first is its headline
-                    self._take(leaf if len(leaves) > 1 else "", leaf, sample, metric, task.OUTPUT_TYPE)
-
-    def _take(self, category: str, leaf: str, sample: Mapping[str, Any], metric: str, kind: str) -> None:
-        contexts = [str(pair[0]) for pair in sample["arguments"]]
-        id_, place = f"{leaf}:{sample['doc_id']}", f"{leaf}:{int(sample['doc_id']) + 1}"
-        turns = _messages(contexts[0])
-        if kind == "multiple_choice":
-            choices = tuple(str(pair[1]) for pair in sample["arguments"])
-            target = sample["target"]
-            answer = target if isinstance(target, int) else choices.index(str(target)) if str(target) in choices else None
-            ranks = [float(resp[0][0] if isinstance(resp[0], list | tuple) else resp[0]) for resp in sample["resps"]]
-            text = choices[max(range(len(ranks)), key=ranks.__getitem__)]
-            example = Example(id_, turns[-1].content, place, id_, category, choices=choices, answer=answer)
-        else:
-            text = str(sample["resps"][0][0])
-            gold = Message("assistant", str(sample["target"]))
-            example = Example(id_, turns[-1].content, place, id_, category, messages=(*turns, gold))
-        error = next((self._kept.errors[context] for context in contexts if context in self._kept.errors), None)
-        if error is not None:
-            self.completions.append(Completion("", "error", error=error))
-            score = Score(id_, "error", category=category, flags={"error": 1}, detail={"error": error})
-        else:
-            self.completions.append(Completion(text, "stop"))
-            score = Score(id_, "read", right=bool(sample[metric]), category=category, detail={"text": text})
-        self.examples.append(example)
-        self.scores.append(score)
-        self.contexts += contexts[:1]
-
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """The rows of answers.jsonl."""
-        for example, completion, score in zip(self.examples, self.completions, self.scores, strict=True):
-            place = {"id": example.id, "source": example.source, "group": example.group}
-            yield {**place, **completion_to_json(completion), "score": score_to_json(score)}
-
-    def result(self, settings: HarnessSettings, template: str | None, stop: str) -> PartResult:
-        """The part's result. What the harness itself says of its tasks stands in `extra`, errors scored as it scores them."""
-        read = [score for score in self.scores if score.status == "read"]
-        num, num_right = len(self.scores), sum(bool(score.right) for score in read)
-        error_rate = (num - len(read)) / num if num else 0.0
-        is_scored = bool(read) and error_rate <= settings.max_error_rate
-        by_category: dict[str, list[bool]] = defaultdict(list)
-        for score in read:
-            by_category[score.category].append(bool(score.right))
-        is_ranked = all(example.choices for example in self.examples)
-        asked = Asked(
-            hash_text(canonical(self.contexts)), template, 0 if is_ranked else self._kept.max_tokens,
-            "nothing is written" if is_ranked else f"{stop}, or what the task says",
-            constraint="choices ranked by likelihood" if is_ranked else "none",
-        )  # fmt: skip
-        golds = [
-            [example.id, example.answer, [message.content for message in example.messages[-1:]]] for example in self.examples
-        ]
-        return PartResult(
-            self.name, "task", NAME, ("accuracy", "accuracy"), hash_text(canonical(golds)), asked, num, len(read),
-            len(set(self.contexts)), num_right / len(read) if is_scored else None,
-            wilson(num_right, len(read), settings.confidence) if is_scored else None,
-            {"accuracy": {"accuracy": num_right / len(read), "right": num_right, "num": len(read)}} if is_scored else {},
-            {"error": error_rate}, Latency(None, None, None, None, self._kept.seconds),
-            categories={
-                name: (len(rights), sum(rights) / len(rights), wilson(sum(rights), len(rights), settings.confidence))
-                for name, rights in sorted(by_category.items())
-            } if is_scored and len(by_category) > 1 else {},
-            extra={"lm-eval": self.results},
-        )  # fmt: skip

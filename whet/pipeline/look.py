@@ -1,13 +1,14 @@
 """Asks the small edition of a suite while a run trains, and holds each look against the first."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
 from whet.data.sources import files_of
 from whet.errors import InputError
 from whet.evaluate.run import ask_engine, is_answered
-from whet.evaluate.statistics import Paired, mcnemar, paired_f1
+from whet.evaluate.shares import mcnemar
+from whet.evaluate.statistics import Paired, paired_f1
 from whet.evaluate.suite import FileQuestions, RunQuestions, Suite, read_suite
 from whet.pipeline.bench import Bench
 from whet.pipeline.suite_step import Prepared, prepare_suite
@@ -62,7 +63,8 @@ class Looker:
             name = part.settings.name
             if name not in now:
                 continue
-            fall = compare_outcomes(first[name], now[name], settings.confidence, self.suite.seed)
+            groups = [example.group for example in part.questions.examples]
+            fall = compare_outcomes(first[name], now[name], settings.confidence, self.suite.seed, groups)
             if fall is not None and fall.difference < -settings.tolerance and fall.interval.high < 0:
                 words.append(
                     f"{name} fell by {-fall.difference:.3f} ({settings.confidence:.0%} interval {-fall.interval.high:.3f} to "
@@ -79,20 +81,24 @@ def _outcome(score: Score, measure: str) -> list[int]:
     return [2 if score.status == "unread" else int(is_answered(score)), int(bool(score.right)), 0, 0]
 
 
-def compare_outcomes(first: Sequence[Sequence[int]], now: Sequence[Sequence[int]], confidence: float, seed: int) -> Paired | None:
+def compare_outcomes(
+    first: Sequence[Sequence[int]], now: Sequence[Sequence[int]], confidence: float, seed: int,
+    groups: Sequence[Hashable] | None = None,
+) -> Paired | None:  # fmt: skip
     """Now against then, question by question, of those that had a score then; None where there is none.
 
     McNemar with Newcombe's interval for right or wrong, a paired bootstrap for counts. What was read then and is not
-    now counts as wrong; where the engine failed now, the question is left out.
+    now counts as wrong; where the engine failed now, the question is left out. groups: each question's, taken whole.
     """
-    pairs = [(then, here) for then, here in zip(first, now, strict=True) if then[0] == 1 and here[0] != 0]
-    if not pairs:
+    kept = [at for at, (then, here) in enumerate(zip(first, now, strict=True)) if then[0] == 1 and here[0] != 0]
+    if not kept:
         return None
+    pairs, group_of = [(first[at], now[at]) for at in kept], None if groups is None else [groups[at] for at in kept]
     if all(row[2] == row[3] == 0 for pair in pairs for row in pair):
-        return mcnemar([bool(then[1]) for then, _ in pairs], [bool(here[1]) for _, here in pairs], confidence)
+        return mcnemar([bool(then[1]) for then, _ in pairs], [bool(here[1]) for _, here in pairs], confidence, group_of)
     return paired_f1(
         [Counts(*then[1:]) for then, _ in pairs], [Counts(*here[1:]) for _, here in pairs], seed,
-        confidence=confidence, num_resamples=RESAMPLES,
+        confidence=confidence, num_resamples=RESAMPLES, groups=group_of,
     )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 import datetime
 import importlib.metadata
 import platform
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from whet.config import explain
@@ -27,14 +28,15 @@ from whet.evaluate.report import (
 )
 from whet.evaluate.report import System as Column
 from whet.evaluate.run import read_completions
+from whet.evaluate.shares import share_interval
 from whet.evaluate.shown import draw, show
-from whet.evaluate.statistics import score_intervals, wilson
+from whet.evaluate.statistics import score_intervals
 from whet.evaluate.sureness import SAME_SPLIT, Sureness, assess, gather, unmeasured
 from whet.models.adapter import open_adapter
 from whet.pipeline import calibrate_step
 from whet.pipeline.bench import Bench
 from whet.pipeline.evaluate_step import System
-from whet.records import Example
+from whet.records import Example, Score
 from whet.storage import canonical, hash_text, write_json
 from whet.tasks.extraction import Extraction
 
@@ -143,14 +145,13 @@ def _column(bench: Bench, system: System, groups: dict[str, str]) -> Column:
         "num_asked": total.num_asked,
     }
     if figure == "accuracy":
-        figures = total.measures[measure]
-        right, num = int(figures["right"]), int(figures["num"])
-        categories = total.extra.get("by_category", {})
         return Column(
-            score=Estimate(figures["accuracy"], wilson(right, num, settings.confidence), num),
+            score=_estimate(found.scores, groups, settings.confidence),
             categories={
-                name: Estimate(part["right"] / part["num"], wilson(part["right"], part["num"], settings.confidence), part["num"])
-                for name, part in categories.items()
+                name: _estimate(
+                    [score for score in found.scores if (score.category or "all") == name], groups, settings.confidence
+                )
+                for name in total.extra.get("by_category", {})
             },
             letters=total.extra.get("letters", {}),
             **common,
@@ -177,6 +178,14 @@ def _column(bench: Bench, system: System, groups: dict[str, str]) -> Column:
         },
         **common,
     )
+
+
+def _estimate(scores: Sequence[Score], groups: Mapping[str, str], confidence: float) -> Estimate:
+    """The share of right answers among those that are right or wrong."""
+    judged = [score for score in scores if score.right is not None]
+    rights = [bool(score.right) for score in judged]
+    around = share_interval(rights, confidence, [groups[score.example_id] for score in judged])
+    return Estimate(sum(rights) / len(rights) if rights else 0.0, around, len(rights))
 
 
 def _provenance(bench: Bench, manifest: Manifest, trained: dict[str, Any] | None) -> list[tuple[str, str]]:

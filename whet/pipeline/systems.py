@@ -79,18 +79,24 @@ def find_system(what: str, *, model: str | None = None, base: str | None = None)
     """The system that a word on the command line means.
 
     `embedded` or a model folder; a run folder or a recipe (its adapter, where it has one); an adapter folder; a GGUF
-    file; an http:// or https:// address with the model in its fragment; a YAML file with an `engine` section.
+    file; an http:// or https:// address with the model in its fragment; a YAML file with an `engine` section; FILE.py:NAME, an
+    engine of one's own, whose file is run.
     model: name of the model on a server. base: the base of an adapter that lies in no run. InputError for anything else.
     """
     if what.startswith(("http://", "https://")):
         url, _, named = what.partition("#")
         raw = {"kind": "http", "url": url, "model": model or named or None}
         return of_server(load(HttpSettings, raw, {}, "the address"))
+    from whet.pipeline.own_engine import of_own  # which makes a Candidate
+
+    if (own := of_own(what)) is not None:
+        return own
     path = Path(what).expanduser()
     if what != EMBEDDED and not path.exists():
         raise InputError(
             what, "is nothing that can be evaluated: there is no such file or folder",
-            "Give embedded, a model, adapter or run folder, a recipe, a .gguf file, an http:// address or an engine's YAML file",
+            "Give embedded, a model, adapter or run folder, a recipe, a .gguf file, an http:// address, an engine's YAML file or "
+            "FILE.py:NAME",
         )  # fmt: skip
     if path.is_file():
         return _of_file(path, base)
