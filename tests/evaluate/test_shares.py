@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from whet.evaluate.shares import design_effect, exact_interval, mcnemar, share_interval, swap_tail
+from whet.evaluate.shares import design_effect, exact_interval, mcnemar, share_interval
 from whet.evaluate.statistics import Interval, number_groups, wilson
 
 grouped = st.lists(st.tuples(st.booleans(), st.booleans(), st.integers(0, 5)), min_size=2, max_size=30)
@@ -118,25 +118,6 @@ def test_documents_that_say_the_same_throughout_count_once():
     a, b = [False] * 180, repeated
     assert mcnemar(a, b, groups=groups).p_value == pytest.approx(mcnemar([False] * 20, rights).p_value)
     assert mcnemar(a, b, groups=groups).p_value > 100 * mcnemar(a, b).p_value
-
-
-def all_group_swaps(sums):
-    """One-sided: the share of all sign flips of the groups' sums that give at least the sum seen, one by one."""
-    flips = itertools.product([-1, 1], repeat=len(sums))
-    return sum(np.dot(flip, sums) >= sum(sums) for flip in flips) / 2 ** len(sums)
-
-
-@settings(max_examples=60)
-@given(st.lists(st.integers(-4, 4), min_size=1, max_size=10))
-def test_the_swaps_of_groups_are_counted_as_if_one_by_one(sums):
-    assert swap_tail(np.array(sums)) == pytest.approx(all_group_swaps(sums))
-
-
-@settings(max_examples=40)
-@given(st.integers(0, 40), st.integers(0, 40))
-def test_swaps_of_single_changes_are_mcnemars_tail(gained, lost):
-    expected = stats.binomtest(gained, gained + lost, alternative="greater").pvalue if gained + lost else 1.0
-    assert swap_tail(np.array([1] * gained + [-1] * lost, dtype=np.int64)) == pytest.approx(expected)
 
 
 def test_swaps_of_many_groups_agree_with_scipys_random_ones():

@@ -99,6 +99,8 @@ def mcnemar(
     """
     import numpy as np
 
+    from whet.evaluate.swaps import swap_tail
+
     if len(a_right) != len(b_right):
         raise ValueError(f"{len(a_right)} and {len(b_right)} examples can't be paired")
     a, b = np.asarray(a_right, dtype=np.int64), np.asarray(b_right, dtype=np.int64)
@@ -116,26 +118,6 @@ def mcnemar(
     method = f"{test}; interval by Newcombe's method 10 on {effective:.0f} effective pairs"
     interval = _newcombe(table, effective, _quantile(confidence, num_groups - 1)) if num_groups > 1 else Interval(-1.0, 1.0)
     return Paired(difference, interval, p_value, method, num_groups)
-
-
-def swap_tail(sums: "np.ndarray") -> float:
-    """The share of all swaps of whole groups that give at least the sum seen; 1 where no group differs.
-
-    sums: gains less losses of each group [groups], whole numbers. Under the null hypothesis each has its sign by the toss of a
-    fair coin. The sum's distribution is the product of the groups' own, multiplied out size by size (Pagano and Tritchler 1983,
-    J. Am. Stat. Assoc. 78:435): no resampling, no seed. Where no group holds more than one change it is McNemar's binomial tail.
-    """
-    import numpy as np
-    from scipy import stats
-
-    sizes, counts = np.unique(np.abs(sums[sums != 0]), return_counts=True)
-    chances = np.ones(1)  # of the sum of those groups' sizes whose coin fell on gain, from 0
-    for size, count in zip(sizes.tolist(), counts.tolist(), strict=True):
-        own = np.zeros(size * count + 1)
-        own[::size] = stats.binom.pmf(np.arange(count + 1), count, 0.5)
-        chances = np.convolve(chances, own)
-    least = (len(chances) - 1 + int(sums.sum())) // 2
-    return min(1.0, float(chances[least:].sum()))
 
 
 def _two_sided(gained: int, lost: int) -> float:

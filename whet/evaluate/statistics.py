@@ -128,11 +128,12 @@ def paired_f1(
     """Paired permutation test of two systems' F1 (or precision, or recall), with a paired bootstrap interval.
 
     Under the null hypothesis the two answers to an example may be swapped (Yeh 2000, COLING, "More accurate tests for
-    the statistical significance of result differences"). scipy.stats.permutation_test counts the random swaps that give
-    at least the difference seen, plus one (Phipson and Smyth 2010, Stat. Appl. Genet. Mol. Biol. 9:39), or goes through
-    all swaps where they are no more than `num_resamples`. Raises ValueError where a and b differ in length.
+    the statistical significance of result differences"): see `whet.evaluate.swaps`. Raises ValueError where a and b differ in
+    length.
     """
     import numpy as np
+
+    from whet.evaluate.swaps import swap_p
 
     if len(a) != len(b):
         raise ValueError(f"{len(a)} and {len(b)} examples can't be paired")
@@ -149,7 +150,9 @@ def paired_f1(
     )  # fmt: skip
     if interval is None:
         interval = _unresampled_difference(units_a, units_b, index, confidence)
-    p_value = _permute(units_a, units_b, differ, seed, num_resamples)
+    p_value = swap_p(
+        units_a, units_b, lambda sums: _figures(sums)[index], seed=seed, num_resamples=num_resamples, is_two_sided=True
+    )
     num_groups = count_groups(groups)
     unit = "examples" if num_groups is None else f"{num_groups} groups"
     return Paired(difference, interval, p_value, f"paired permutation over {unit}; interval by paired bootstrap", num_groups)
@@ -260,32 +263,3 @@ def square_and_add(a: float, around_a: Interval, b: float, around_b: Interval, p
     above = (around_b.high - b, a - around_a.low)
     reach = [max(0.0, x * x - 2 * phi * x * y + y * y) ** 0.5 for x, y in (below, above)]
     return Interval(max(-1.0, b - a - reach[0]), min(1.0, b - a + reach[1]))
-
-
-def _permute(
-    units_a: "np.ndarray",
-    units_b: "np.ndarray",
-    differ: Callable[["np.ndarray", "np.ndarray"], "np.ndarray"],
-    seed: int,
-    num_resamples: int,
-) -> float:
-    """The two-sided p-value of swapping A and B within units."""
-    import numpy as np
-    from scipy import stats
-
-    gaps = units_b - units_a
-    gaps = gaps[(gaps != 0).any(axis=1)]  # swapping equal counts changes nothing
-    if len(gaps) < 2:  # one swap only turns the sign round, so both tails hold at least half of all swaps
-        return 1.0
-    both = units_a.sum(axis=0) + units_b.sum(axis=0)
-
-    def differ_if_signed(signs: "np.ndarray", axis: int = -1) -> "np.ndarray":
-        """Sums of A and B are (both - gap) / 2 and (both + gap) / 2; a swapped unit's gap has the other sign."""
-        gap = np.moveaxis(signs, axis, -1) @ gaps
-        return differ((both - gap) / 2, (both + gap) / 2)
-
-    found = stats.permutation_test(
-        (np.ones(len(gaps)),), differ_if_signed, permutation_type="samples", vectorized=True, n_resamples=num_resamples,
-        alternative="two-sided", batch=max(1, BATCH_CELLS // (2 * len(gaps))), rng=np.random.default_rng(seed),
-    )  # fmt: skip
-    return float(found.pvalue)
