@@ -144,6 +144,24 @@ def test_harmless_and_named_and_empty_keys_are_no_fault(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "row",
+    [
+        {"question": "q", "choices": ["a", "b"], "answer": 1},
+        {"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]},
+        {"text": "t"},
+    ],
+)
+def test_rows_that_name_their_document_are_grouped_by_it(tmp_path, row):
+    rows = [row | {"chapter": chapter} for chapter in ("one", "one", 2)]
+    found = read_rows(tmp_path, *rows, group_key="chapter")
+    assert [example.group == found[0].group for example in found] == [True, True, False]
+    assert len({example.id for example in found}) == 1  # the document is no part of what makes two rows one
+    for nameless in (row, row | {"chapter": None}, row | {"chapter": ""}):
+        [refused] = read_rows(tmp_path, nameless, group_key="chapter")
+        assert (refused.seen, refused.place) == ("no chapter to group by", "a.jsonl:1")
+
+
+@pytest.mark.parametrize(
     ("row", "choices", "answer"),
     [
         ({"question": "q", "choices": ["a", "b", "c"], "answer": 2, "category": "x"}, ("a", "b", "c"), 2),

@@ -9,10 +9,12 @@ import pytest
 from whet.backends.base import DeviceSettings
 from whet.engines.scripted import ScriptedEngine
 from whet.errors import InputError
+from whet.evaluate.checks import check_overlap
 from whet.evaluate.results import System, read_result
+from whet.evaluate.statistics import wilson
 from whet.pipeline.harness import HarnessSettings, run_harness
 from whet.pipeline.systems import Candidate, Opened, of_local
-from whet.records import Completion
+from whet.records import Completion, Example, Message
 from whet.tasks.choice_qa import LETTERS, ChoiceQa, ChoiceQaSettings
 
 pytest.importorskip("lm_eval", reason="needs lm-eval: pip install 'whet[harness]'")
@@ -177,6 +179,45 @@ def test_errors_of_written_replies_are_counted_too(tmp_path):
     path = write_task(tmp_path / "tasks", "written", "generate_until")
     part = run_harness([str(path)], scripted(reply), tmp_path / "out", HarnessSettings()).parts["written"]
     assert (part.num_scored, part.value) == (23, 1.0)
+
+
+def test_questions_met_in_training_are_found_in_the_data_sets_own_rows(tmp_path):
+    def taught(at, **changes):
+        row = rows()[at] | changes
+        return Example("", row["question"], "t.jsonl:1", "", choices=tuple(row["choices"]), answer=row["answer"])
+
+    training = [
+        taught(0),
+        taught(1, choices=rows()[1]["choices"][::-1]),  # in another order
+        Example("", "", "", "", messages=(Message("user", rows()[2]["question"].upper()), Message("assistant", "x"))),
+        taught(3, question=rows()[3]["question"].replace("Who kept", "Who once kept")),  # nearly
+        Example("", "Something else altogether, of another place and another time.", "", ""),
+    ]
+    path = write_task(tmp_path / "tasks")
+    candidate = scripted(lambda request: gold_of(request) if rows()[0]["question"] in request.messages[-1].content else "A")
+    part = run_harness([str(path)], candidate, tmp_path / "out", HarnessSettings(), training=training).parts["offices"]
+    met = {int(id_.partition(":")[2]) for id_ in part.overlap.ids}
+    assert part.overlap.ids[:3] == ("offices:0", "offices:1", "offices:2")  # word for word
+    assert (part.overlap.num_exact, part.overlap.num_near) == (3, len(met) - 3)
+    assert met <= {0, 1, 2, 3, 12, 13, 14, 15} and 3 in met  # those twelve further on differ in the year alone
+    rest = [row for at, row in enumerate(rows()) if at not in met]
+    right = sum(row["answer"] == 0 for row in rest)
+    assert part.overlap.without == pytest.approx(right / len(rest))
+    assert part.overlap.without_interval == wilson(right, len(rest))
+    assert read_result(tmp_path / "out").parts["offices"] == part
+    assert run_harness([str(path)], candidate, tmp_path / "none", HarnessSettings()).parts["offices"].overlap is None
+    assert check_overlap("offices", part, 0.0).outcome == "fail"
+
+
+def test_a_question_asked_twice_is_named_and_counts_as_one(tmp_path):
+    path = write_task(tmp_path / "tasks")
+    data = tmp_path / "tasks" / "offices.jsonl"
+    lines = data.read_text().splitlines(keepends=True)
+    data.write_text("".join([*lines[:6], *lines[:6]]))
+    part = run_harness([str(path)], scripted(gold_of), tmp_path / "out", HarnessSettings()).parts["offices"]
+    assert (part.num_asked, part.num_distinct, part.num_groups) == (12, 6, 6)
+    assert part.duplicates[0] == ("offices:0", "offices:6")
+    assert part.interval.low < wilson(12, 12).low
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Example files of every de-facto format, detected row by row: JSONL, JSON and CSV to examples and rejects."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -32,6 +33,8 @@ class ExampleFiles(SourceSettings):
     """Keys of rows and turns that may be left out; any other key that no format knows rejects its row."""
     category_key: str = "category"
     """The key that holds the category; CSV files without it take theirs from the file's name."""
+    group_key: str | None = None
+    """The key of a row's document, which stays in one split and counts as one draw; null groups rows of equal texts."""
     max_number_share: float | None = Field(default=None, gt=0, le=1)
     """Raw chat logs: reject a row if at least this share of its previous messages are bare numbers; 0.8 is usual."""
 
@@ -98,7 +101,7 @@ def _read_row(source: ExampleFiles, row: JsonRow, name: FormatName | None, first
     """The example in a row of the format `name`; RowFault if it can't be had."""
     if not isinstance(row.value, dict):
         raise RowFault(f"{describe(row.value)} where an object is due", "Give each row the keys of a known format")
-    refuse(row.value, name, {*source.ignore_keys, source.category_key})
+    refuse(row.value, name, {*source.ignore_keys, source.category_key, source.group_key or source.category_key})
     if name is None:
         raise AssertionError("refuse() lets no row of unknown format pass")
     if source.formats and name not in source.formats:
@@ -107,7 +110,16 @@ def _read_row(source: ExampleFiles, row: JsonRow, name: FormatName | None, first
         raise RowFault(f"{_article(name)} row amid {first} rows",
                        "Put it into a file of its own, or set `mixed: allow`",
                        SHAPES[first].show(first), stops=True)  # fmt: skip
-    return _convert(source, row, name)
+    example = _convert(source, row, name)
+    return example if source.group_key is None else replace(example, group=_group(source.group_key, row.value))
+
+
+def _group(key: str, value: Mapping[str, Any]) -> str:
+    """The name of a row's document; RowFault where it says none."""
+    said = value.get(key)
+    if not isinstance(said, str | int) or said == "":
+        raise RowFault(f"no {key} to group by", f"Give every row the {key} of its document, or take group_key out")
+    return digest(f"{key}={said}")
 
 
 def _article(name: str) -> str:
