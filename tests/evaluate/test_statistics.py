@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from whet.evaluate.margin import tango_z
 from whet.evaluate.statistics import (
     Interval,
     f1_interval,
@@ -165,7 +166,12 @@ def test_paired_f1_of_many_examples_agrees_with_own_swapping_and_is_antisymmetri
 def test_identical_systems_show_nothing():
     counts = draw_counts(np.random.default_rng(9), 50)
     found = paired_f1(counts, counts, seed=0)
-    assert (found.difference, found.p_value, found.interval) == (0.0, 1.0, Interval(0.0, 0.0))
+    assert (found.difference, found.p_value) == (0.0, 1.0)
+    # As many pairs without a change: where Tango's statistic, at that margin, is the normal quantile.
+    assert found.interval.low == -found.interval.high
+    assert tango_z(0, 0, 50, found.interval.low) == pytest.approx(stats.norm.ppf(0.975))
+    fewer = paired_f1(counts[:8], counts[:8], seed=0)
+    assert fewer.interval.high > 0.3 > 3 * found.interval.high
 
 
 def test_all_against_nothing_is_certain_of_the_sign_but_not_of_the_size():

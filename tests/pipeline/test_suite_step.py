@@ -1,6 +1,7 @@
 """A suite is asked once, goes on where it was killed, keeps errors apart, and gives the same figures again."""
 
 import json
+import re
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,13 +10,18 @@ from typing import Any
 import pytest
 from fake_server import FakeServer, Reply, Seen, chat
 
+from whet.cli.suite_table import notes_of
 from whet.engines.scripted import ScriptedEngine
 from whet.errors import InputError, SettingsError
+from whet.evaluate.policy import GatePolicy
 from whet.evaluate.power import detectable_share
 from whet.evaluate.results import System, read_result
+from whet.evaluate.shares import mcnemar, share_interval
 from whet.evaluate.statistics import wilson
 from whet.evaluate.suite import Suite, read_suite, suite_from
 from whet.pipeline.bench import Silent
+from whet.pipeline.compare import compare_folders
+from whet.pipeline.gate import judge_folders
 from whet.pipeline.suite_step import prepare_suite, run_suite
 from whet.pipeline.systems import Candidate, Opened, find_system
 from whet.records import Completion, Example, Message, Request
@@ -258,3 +264,52 @@ def test_the_smallest_difference_is_said_before_anything_is_asked(suite: Suite, 
     assert smallest is not None and 0 < smallest < 1
     assert all(f"a gain of {100 * smallest:.1f} points" in words for words in said)
     assert len(said) == 2
+
+
+def test_questions_that_name_their_document_are_counted_by_it(tmp_path: Path) -> None:
+    rows = [
+        {
+            "question": f"What is the {at}th thing?",
+            "choices": [f"right {at}", "b", "c", "d"],
+            "answer": 0,
+            "passage": f"p{at // 5}",
+        }
+        for at in range(NUM)
+    ]
+    write_rows(tmp_path / "passages.jsonl", rows)
+    part = {
+        "name": "read", "task": {"kind": "choice_qa", "answer_by": "text"},
+        "data": {"kind": "files", "sources": [{"reader": "examples", "path": "passages.jsonl", "group_key": "passage"}]},
+    }  # fmt: skip
+    suite = make(tmp_path, parts=[part])
+    said: list[str] = []
+
+    class Listening(Silent):
+        def say(self, words: str) -> None:
+            said.append(words)
+
+    def knows(*passages: int) -> Callable[[Request], str]:
+        def reply(request: Request) -> str:
+            at = int(re.search(r"the (\d+)th", request.messages[-1].content).group(1))
+            right = next(line[0] for line in request.messages[-1].content.splitlines() if ". right" in line)
+            return right if at // 5 in passages else "ABCD"["ABCD".index(right) - 1]
+
+        return reply
+
+    whole = run_suite(suite, candidate(knows(*range(6)), "more"), tmp_path / "more", Listening())
+    found = whole.parts["read"]
+    rights, groups = [at // 5 < 6 for at in range(NUM)], [at // 5 for at in range(NUM)]
+    assert (found.value, found.num_groups) == (0.75, 8)
+    assert found.interval == share_interval(rights, groups=groups) != share_interval(rights)
+    worst = detectable_share(8, 0.025, 0.8)
+    assert "they stand in 8 groups" in said[0]
+    assert ("none would be" if worst is None else f"it takes {100 * worst:.1f} points") in said[0]
+    assert any("8 groups drawn together" in line for line in notes_of(found))
+    run_suite(suite, candidate(knows(0, 1), "fewer"), tmp_path / "fewer", Silent())
+    held = compare_folders([tmp_path / "fewer", tmp_path / "more"]).held[0]
+    # Four of eight passages turned right, twenty questions: by the question that would be beyond doubt.
+    assert (held.comparison.paired.p_value, held.verdict) == (2 / 2**4, "no difference shown")
+    assert held.comparison.words.endswith("40 paired examples in 8 groups.")
+    assert mcnemar([at // 5 < 2 for at in range(NUM)], rights).p_value < 1e-5
+    row = judge_folders(tmp_path / "more", tmp_path / "fewer", GatePolicy(resamples=999, overlap=None)).gains.rows[0]
+    assert (row.num, row.num_groups) == (40, 8)

@@ -246,11 +246,15 @@ def _unresampled(units: "np.ndarray", index: int, score: float, confidence: floa
 def _unresampled_difference(units_a: "np.ndarray", units_b: "np.ndarray", index: int, confidence: float) -> Interval:
     """The interval of a difference that no resample changes.
 
-    (0, 0) where the two systems' counts are the same on every unit; else each system's own interval, joined by the
-    square-and-add rule for independent figures (Newcombe 1998, Stat. Med. 17:873), which is the wider for paired ones.
+    Where the two systems' counts are the same on every unit it is what as many units without a single change leave open (Tango's score
+    interval, Tango 1998, Stat. Med. 17:891); else each system's own interval, joined by the square-and-add rule for
+    independent figures (Newcombe 1998, Stat. Med. 17:873), which is the wider for paired ones.
     """
-    if (units_a == units_b).all() and len(units_a) > 1:
-        return Interval(0.0, 0.0)
+    if (units_a == units_b).all() and len(units_a):
+        from scipy import special
+
+        square = float(special.ndtri((1 + confidence) / 2)) ** 2
+        return Interval(-square / (len(units_a) + square), square / (len(units_a) + square))
     scores = [float(_figures(units.sum(axis=0))[index]) for units in (units_a, units_b)]
     around_a = _unresampled(units_a, index, scores[0], confidence)
     around_b = _unresampled(units_b, index, scores[1], confidence)

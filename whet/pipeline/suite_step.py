@@ -15,11 +15,13 @@ from whet.data.rows import Reject
 from whet.data.sources import read
 from whet.errors import InputError
 from whet.evaluate.asking import Asked, ask_part
+from whet.evaluate.compare import say_groups
 from whet.evaluate.judging import Doubt, PartAnswered, describe_asking, judge_part
 from whet.evaluate.power import detectable_share
 from whet.evaluate.questions import Questions, WithShots, draw_questions, find_overlap, keys_of, shots_fingerprint, sift
 from whet.evaluate.results import PartResult, SuiteResult, read_result, write_result
 from whet.evaluate.run import evaluate
+from whet.evaluate.statistics import count_groups
 from whet.evaluate.suite import FileQuestions, HubQuestions, PartSettings, RunQuestions, SmallEdition, Suite
 from whet.pipeline import data_step
 from whet.pipeline.bench import Bench, Folder, Silent, Watch, hash_code, saved_recipe
@@ -215,6 +217,7 @@ def _introduce(part: Prepared, confidence: float) -> str:
     if questions.num_long:
         notes.append(f"{questions.num_long} are longer than max_chars")
     # One side of the interval that a comparison gives; the pairs that differ are supposed to be as many as is usual.
+    num_groups = count_groups([example.group for example in questions.examples])
     smallest = detectable_share(len(questions.examples), (1 - confidence) / 2, POWER)
     if smallest is None:
         notes.append("too few to show any difference")
@@ -222,6 +225,10 @@ def _introduce(part: Prepared, confidence: float) -> str:
         notes.append(
             f"a gain of {100 * smallest:.1f} points would be found in {POWER:.0%} of the cases, a smaller one less often"
         )
+        if num_groups is not None:
+            least = detectable_share(num_groups, (1 - confidence) / 2, POWER)
+            known = f"they stand in {say_groups(num_groups)}, such as documents; where each is right or wrong as a whole "
+            notes.append(known + ("none would be" if least is None else f"it takes {100 * least:.1f} points"))
     return f"{part.settings.name} ({part.settings.role}): {'; '.join(notes)}"
 
 
