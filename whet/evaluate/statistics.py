@@ -246,8 +246,8 @@ def _unresampled(units: "np.ndarray", index: int, score: float, confidence: floa
 def _unresampled_difference(units_a: "np.ndarray", units_b: "np.ndarray", index: int, confidence: float) -> Interval:
     """The interval of a difference that no resample changes.
 
-    Where the two systems' counts are the same on every unit it is what as many units without a single change leave open (Tango's score
-    interval, Tango 1998, Stat. Med. 17:891); else each system's own interval, joined by the square-and-add rule for
+    Where the two systems' counts are the same on every unit it is what as many units without a single change leave open (Tango's
+    score interval, Tango 1998, Stat. Med. 17:891); else each system's own interval, joined by the square-and-add rule for
     independent figures (Newcombe 1998, Stat. Med. 17:873), which is the wider for paired ones.
     """
     if (units_a == units_b).all() and len(units_a):
