@@ -101,3 +101,14 @@ def test_templates_of_model_folders_are_never_opened_from_elsewhere(tmp_path: Pa
     template: Any = "{% include '" + str(tmp_path / "secret") + "' %}"
     with pytest.raises(InputError, match="chat template"):
         render_with(template, ASKED, {}, "m")
+
+
+def test_the_block_that_marks_what_is_learnt_writes_what_stands_in_it() -> None:
+    """transformers reads {% generation %} as a mark for trainers; its templates must render the same without it."""
+    plain = "{% for message in messages %}{{ message.role }}:{% if message.role == 'assistant' %}{{ message.content }}!{% endif %};{% endfor %}"
+    marked = plain.replace("{{ message.content }}!", "{% generation %}{{ message.content }}!{% endgeneration %}")
+    asked = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    one, other = (Sandbox().from_string(text).render(messages=asked) for text in (plain, marked))
+    assert one == other == "user:;assistant:b!;"
+    with pytest.raises(jinja2.TemplateSyntaxError):
+        Sandbox().from_string("{% generation %}{{ x }}")

@@ -39,8 +39,31 @@ class GoTemplate:
     """What it looks like, in words."""
 
 
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """What a chat template writes around the texts of a conversation."""
+
+    bos: str
+    """What the runner puts before the prompt by itself; it is left out of the Go template."""
+    opening: str
+    """Before the first question, without a system text."""
+    answered: str
+    """Between a question and its answer."""
+    asked: str
+    """Between an answer and the next question."""
+    closing: str
+    """Behind the last question."""
+    system: "System | None"
+
+
 def derive(chat: Chat, *, adds_bos: bool) -> GoTemplate:
-    """The Go template of a model's chat template, found by rendering marked conversations.
+    """The Go template of a model's chat template; see read_turns."""
+    turns = read_turns(chat, adds_bos=adds_bos)
+    return GoTemplate(_write(turns), turns.system is not None, family_of(turns))
+
+
+def read_turns(chat: Chat, *, adds_bos: bool) -> Turns:
+    """What a model's chat template writes, found by rendering marked conversations.
 
     A template is known when every conversation is: an opening, each text, and between texts what depends on the two roles
     alone; the system text stands before the first question or the last one. ChatML, Llama 2 and 3, Mistral, Gemma, Phi and
@@ -49,20 +72,20 @@ def derive(chat: Chat, *, adds_bos: bool) -> GoTemplate:
     adds_bos: whether the runner puts BOS before the prompt by itself; it is then left out of the template.
     """
     bos = chat.tokenizer.decode_all([chat.prompt_ids([Message("user", "a")])[0]]) if adds_bos else ""
-    opening, closing = _cut(_render(chat, ("user", _U)), _U)
-    parts = _cut(_render(chat, ("user", _U), ("assistant", _A), ("user", _V)), _U, _A, _V)
-    again = _cut(
-        _render(chat, ("user", _U), ("assistant", _A), ("user", _V), ("assistant", _B), ("user", _W)), _U, _A, _V, _B, _W
-    )
+    opening, closing = cut(_render(chat, ("user", _U)), _U)
+    parts = cut(_render(chat, ("user", _U), ("assistant", _A), ("user", _V)), _U, _A, _V)
+    again = cut(_render(chat, ("user", _U), ("assistant", _A), ("user", _V), ("assistant", _B), ("user", _W)), _U, _A, _V, _B, _W)
     answered, asked = parts[1], parts[2]
     if parts != [opening, answered, asked, closing] or again != [opening, answered, asked, answered, asked, closing]:
         raise InputError(str(chat.folder), "its chat template writes a turn differently in different places", _WAY_OUT)
     system = _system(chat, opening, answered, asked, closing)
-    return GoTemplate(_write(bos, opening, answered, asked, closing, system), system is not None, _family(closing + answered))
+    if (bos and not opening.startswith(bos)) or (bos and system and not system.is_last and not system.before.startswith(bos)):
+        raise InputError("", f"its chat template writes {bos!r} first at some times only", _WAY_OUT)
+    return Turns(bos, opening, answered, asked, closing, system)
 
 
 @dataclass(frozen=True, slots=True)
-class _System:
+class System:
     """Where a template puts the system text, and what stands around it."""
 
     before: str
@@ -73,8 +96,13 @@ class _System:
     """What stands between an answer and the system text, where that is before the last question."""
     is_empty_skipped: bool = False
 
+    @property
+    def test(self) -> str:
+        """The variable that says whether it is written."""
+        return "$system" if self.is_empty_skipped else "$given"
 
-def _system(chat: Chat, opening: str, answered: str, asked: str, closing: str) -> _System | None:
+
+def _system(chat: Chat, opening: str, answered: str, asked: str, closing: str) -> System | None:
     try:
         one = _render(chat, ("system", _S), ("user", _U))
         text = _render(chat, ("system", _S), ("user", _U), ("assistant", _A), ("user", _V))
@@ -83,17 +111,17 @@ def _system(chat: Chat, opening: str, answered: str, asked: str, closing: str) -
         return None  # its template refuses a system text
     if _S not in one and _S not in text:
         return None
-    alone = _cut(one, _S, _U)
+    alone = cut(one, _S, _U)
     if alone[2] != closing:
         raise InputError(str(chat.folder), "its chat template ends otherwise with a system text", _WAY_OUT)
     is_skipped = empty == opening + _U + closing
     if not is_skipped and empty != alone[0] + alone[1] + _U + closing:
         raise InputError(str(chat.folder), "its chat template writes something else for an empty system text", _WAY_OUT)
     if text == alone[0] + _S + alone[1] + _U + answered + _A + asked + _V + closing:
-        return _System(alone[0], alone[1], is_last=False, is_empty_skipped=is_skipped)
-    late = _cut(text, _U, _A, _S, _V) if text.index(_S) > text.index(_A) else []
+        return System(alone[0], alone[1], is_last=False, is_empty_skipped=is_skipped)
+    late = cut(text, _U, _A, _S, _V) if text.index(_S) > text.index(_A) else []
     if late and [late[0], late[1], late[3], late[4]] == [opening, answered, alone[1], closing]:
-        return _System(alone[0], alone[1], is_last=True, before_last=late[2], is_empty_skipped=is_skipped)
+        return System(alone[0], alone[1], is_last=True, before_last=late[2], is_empty_skipped=is_skipped)
     raise InputError(str(chat.folder), "its chat template puts the system text where whet does not look for it", _WAY_OUT)
 
 
@@ -101,7 +129,7 @@ def _render(chat: Chat, *turns: tuple[str, str]) -> str:
     return chat.render([Message(role, text) for role, text in turns], is_prompt=True)  # type: ignore[arg-type]
 
 
-def _cut(text: str, *marks: str) -> list[str]:
+def cut(text: str, *marks: str) -> list[str]:
     """What stands before, between and behind the marks; InputError where one is missing, twice, or out of order."""
     parts = []
     for mark in marks:
@@ -112,28 +140,11 @@ def _cut(text: str, *marks: str) -> list[str]:
     return [*parts, text]
 
 
-def _write(bos: str, opening: str, answered: str, asked: str, closing: str, system: _System | None) -> str:
-    if (bos and not opening.startswith(bos)) or (bos and system and not system.is_last and not system.before.startswith(bos)):
-        raise InputError("", f"its chat template writes {bos!r} first at some times only", _WAY_OUT)
-    first = _quote(opening.removeprefix(bos))
-    behind_user = f"{{{{ if eq (len (slice $.Messages $i)) 1 }}}}{_quote(closing)}{{{{ else }}}}{_quote(answered)}{{{{ end }}}}"
-    test = "$system" if system and system.is_empty_skipped else "$given"
-    find = ""
-    begin = first
-    behind_assistant = _quote(asked)
-    if system:
-        put = _quote(system.before.removeprefix(bos)) + "{{ $system }}" + _quote(system.after)
-        find = (
-            '{{ $system := "" }}{{ $given := false }}{{ range .Messages }}{{ if eq .Role "system" }}'
-            "{{ $system = .Content }}{{ $given = true }}{{ end }}{{ end }}"
-        )
-        begin = f"{{{{ if {test} }}}}{put}{{{{ else }}}}{first}{{{{ end }}}}"
-        if system.is_last:
-            # One question alone is the first and the last.
-            num = "(len (slice $.Messages $i))"
-            late = _quote(system.before_last) + "{{ $system }}" + _quote(system.after)
-            behind_assistant = f"{{{{ if and {test} (eq {num} 2) }}}}{late}{{{{ else }}}}{_quote(asked)}{{{{ end }}}}"
-            begin = f"{{{{ if and {test} (eq (len $.Messages) 2) }}}}{put}{{{{ else }}}}{first}{{{{ end }}}}"
+def _write(turns: Turns) -> str:
+    find, begin, behind_assistant = write_parts(turns)
+    behind_user = (
+        f"{{{{ if eq (len (slice $.Messages $i)) 1 }}}}{quote(turns.closing)}{{{{ else }}}}{quote(turns.answered)}{{{{ end }}}}"
+    )
     return (
         f"{find}{begin}"
         '{{ range $i, $_ := .Messages }}{{ if eq .Role "user" }}{{ .Content }}'
@@ -141,15 +152,39 @@ def _write(bos: str, opening: str, answered: str, asked: str, closing: str, syst
     )
 
 
-def _quote(text: str) -> str:
+def write_parts(turns: Turns) -> tuple[str, str, str]:
+    """What finds the system text, what opens the conversation, and what stands behind an answer; in Go's language."""
+    system, first = turns.system, quote(turns.opening.removeprefix(turns.bos))
+    if system is None:
+        return "", first, quote(turns.asked)
+    put = quote(system.before.removeprefix(turns.bos)) + "{{ $system }}" + quote(system.after)
+    find = (
+        '{{ $system := "" }}{{ $given := false }}{{ range .Messages }}{{ if eq .Role "system" }}'
+        "{{ $system = .Content }}{{ $given = true }}{{ end }}{{ end }}"
+    )
+    if not system.is_last:
+        return find, f"{{{{ if {system.test} }}}}{put}{{{{ else }}}}{first}{{{{ end }}}}", quote(turns.asked)
+    # One question alone is the first and the last.
+    late = quote(system.before_last) + "{{ $system }}" + quote(system.after)
+    num = "(len (slice $.Messages $i))"
+    behind_assistant = f"{{{{ if and {system.test} (eq {num} 2) }}}}{late}{{{{ else }}}}{quote(turns.asked)}{{{{ end }}}}"
+    return (
+        find,
+        f"{{{{ if and {system.test} (eq (len $.Messages) 2) }}}}{put}{{{{ else }}}}{first}{{{{ end }}}}",
+        behind_assistant,
+    )
+
+
+def quote(text: str) -> str:
     """Fixed text in a Go template: as it is, or as a string where it holds an action's mark."""
     if "{{" in text or "}}" in text or text.endswith("{") or '"""' in text:
         return "{{ " + json.dumps(text, ensure_ascii=False) + " }}"
     return text
 
 
-def _family(text: str) -> str:
+def family_of(turns: Turns) -> str:
     """What a template is called that writes such turns."""
+    text = turns.closing + turns.answered
     looks = {
         "<|im_start|>": "ChatML",
         "<|start_header_id|>": "Llama 3",

@@ -15,6 +15,7 @@ from whet.export.gguf_export import TYPES, export_gguf
 from whet.export.gguf_families import read_layout
 from whet.export.go_render import find_go
 from whet.export.go_template import GoTemplate, check, derive
+from whet.export.go_tools import check_with_tools, derive_with_tools, takes_tools
 from whet.export.ollama import Modelfile, create, refuse_adapter
 from whet.models.gguf_file import read_gguf
 from whet.models.mlx_adapter import read_adapter
@@ -145,12 +146,29 @@ def _template(chat: Chat, path: Path | None, adds_bos: bool, shown: Sequence[Seq
         template = replace(template, takes_system=derived)
     else:
         template = derive(chat, adds_bos=adds_bos)
+    tools: list[str] = []
+    if path is None and takes_tools(chat):
+        template, tools = _with_tools(chat, template, adds_bos)
     if find_go() is None:
         return template, [
+            *tools,
             "the Go template was not rendered: the command go is not found. It was derived from the model's own template; "
-            "install Go (golang.org) and export again to have both compared"
+            "install Go (golang.org) and export again to have both compared",
         ]
-    return template, check(chat, template, adds_bos=adds_bos, extra=shown)
+    return template, check(chat, template, adds_bos=adds_bos, extra=shown) + tools
+
+
+def _with_tools(chat: Chat, plain: GoTemplate, adds_bos: bool) -> tuple[GoTemplate, list[str]]:
+    """The template with tools where Go proves it, else the one without; and what there is to say."""
+    why = "the command go is not found, and nothing else would prove them"
+    if find_go() is not None:
+        try:
+            template = derive_with_tools(chat, adds_bos=adds_bos)
+            return template, check_with_tools(chat, template, adds_bos=adds_bos)
+        except InputError as error:
+            why = error.what
+    said = f"TOOLS ARE LEFT OUT: the model's own template takes tools, and this one does not ({why})"
+    return plain, [f"{said}. Ollama refuses requests with tools then; put them into the system text"]
 
 
 def _system_of(chat: Chat) -> bool:

@@ -50,7 +50,8 @@ class Chat:
     def render(self, messages: Sequence[Message], *, is_prompt: bool) -> str:
         """The text of a conversation; with `is_prompt`, opened for the assistant's turn."""
         self._refuse_marks(messages)
-        return _rendered(self._compiled, messages, self._tokens, str(self.folder), is_prompt=is_prompt)
+        turns = [asdict(message) for message in messages]
+        return _rendered(self._compiled, turns, self._tokens, str(self.folder), is_prompt=is_prompt)
 
     def _refuse_marks(self, messages: Sequence[Message]) -> None:
         """InputError where a text holds a mark of the template: it would end the user's turn and speak as somebody else."""
@@ -66,6 +67,13 @@ class Chat:
         while before != text:  # where two marks overlap, the second shows when the first is parted
             before, text = text, self._marks.sub(lambda found: found[0][0] + part * (len(found[0]) > 1) + found[0][1:], text)
         return text
+
+    def render_talk(self, turns: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> str:
+        """The prompt of a conversation in which tools are offered, called and answer.
+
+        turns, tools: as transformers hands them to a template: role, content, tool_calls with arguments as a table; JSON schemas.
+        """
+        return _rendered(self._compiled, turns, self._tokens, str(self.folder), is_prompt=True, tools=tools)
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """The token ids that an engine sends for these messages. Marks of the template inside a text are letters like others."""
@@ -156,17 +164,25 @@ def render_with(
 
     tokens: bos_token and eos_token. Marks inside the messages are the caller's to look for.
     """
-    return _rendered(_compile(template, place), messages, tokens, place, is_prompt=is_prompt)
+    return _rendered(_compile(template, place), [asdict(turn) for turn in messages], tokens, place, is_prompt=is_prompt)
 
 
-def _rendered(compiled: Any, messages: Sequence[Message], tokens: Mapping[str, str], place: str, *, is_prompt: bool) -> str:
+def _rendered(
+    compiled: Any,
+    turns: Sequence[Mapping[str, Any]],
+    tokens: Mapping[str, str],
+    place: str,
+    *,
+    is_prompt: bool,
+    tools: Sequence[Mapping[str, Any]] = (),
+) -> str:
     size, parts = 0, []
     try:
         compiled.environment.begin()
         for part in compiled.generate(
-            messages=[asdict(message) for message in messages],
+            messages=[*turns],
             add_generation_prompt=is_prompt,
-            tools=None,
+            tools=[*tools] or None,
             # Templates of thinking models then open and close an empty thought in prompt and answer alike.
             documents=None,
             enable_thinking=False,
@@ -179,7 +195,7 @@ def _rendered(compiled: Any, messages: Sequence[Message], tokens: Mapping[str, s
     except Exception as error:  # template code can raise anything
         raise InputError(
             place,
-            f"its chat template fails on {_roles(messages)} ({error})",
+            f"its chat template fails on {', '.join(str(turn['role']) for turn in turns)} ({error})",
             "Change the messages (a system message may not be supported: task.system=null)",
         ) from None
     return "".join(parts)
@@ -212,7 +228,3 @@ def _words_in(text: str) -> str:
     plain = re.sub(r"<[^<>]*>|\[/?[A-Z_]+\]|<</?[A-Z]+>>", " ", text)
     words = re.findall(r"[\u3400-\u9fff]|[^\W_\u3400-\u9fff]+", plain)
     return plain.strip() if sum(word.lower() not in ROLE_WORDS for word in words) >= 2 else ""
-
-
-def _roles(messages: Sequence[Message]) -> str:
-    return ", ".join(message.role for message in messages)

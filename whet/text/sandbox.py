@@ -8,6 +8,8 @@ from typing import Any
 
 import jinja2
 from jinja2 import nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 MAX_RENDERED = 4_000_000  # characters that a template may write, or hold in a value
@@ -24,13 +26,26 @@ class TooLargeError(jinja2.TemplateError):
     """A template that loops, or whose values grow, beyond what any chat template needs."""
 
 
+class Generation(Extension):
+    """The block `generation` of transformers' templates: a mark for trainers, which writes what stands in it."""
+
+    tags = {"generation"}  # noqa: RUF012 -- jinja2 declares it so
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        """What stands between the two tags."""
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
 class Sandbox(ImmutableSandboxedEnvironment):
     """An immutable sandbox with limits; `begin` before each rendering."""
 
     intercepted_binops = frozenset(["*", "**", "+", "%"])
 
     def __init__(self) -> None:
-        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"], autoescape=False)
+        super().__init__(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", Generation], autoescape=False
+        )
         self._steps, self._ends = 0, 0.0
         self.globals.pop("lipsum", None)
         self.filters = {name: self._limited(given) for name, given in self.filters.items()}
