@@ -15,7 +15,7 @@ from whet.cli.main import app
 from whet.doctor.finding import Finding
 from whet.doctor.look import Diagnosis, diagnose
 from whet.errors import InputError
-from whet.models.base_model import EMBEDDED_PATH, BaseModel
+from whet.models.base_model import EMBEDDED_PATH, BaseModel, open_base
 
 
 def named(found: Diagnosis, name: str) -> Finding:
@@ -139,7 +139,7 @@ def test_a_healthy_model_gives_no_alarm(model: Path) -> None:
         ({"auto_map": {"AutoModel": "evil.Model"}}, "code in a model folder"),
         ({"vocab_size": 100}, "a tokenizer of another model"),
         (
-            {"rope_theta": None, "rope_parameters": {"rope_theta": 1000000.0, "rope_type": "default"}},
+            {"rope_theta": None, "rope_parameters": {"rope_theta": 500000.0, "rope_type": "default"}},
             "an entry that mlx-lm does not read",
         ),
     ],
@@ -147,6 +147,20 @@ def test_a_healthy_model_gives_no_alarm(model: Path) -> None:
 def test_a_fault_in_the_config_is_named(model: Path, entries: dict[str, Any], name: str) -> None:
     change(model / "config.json", **entries)
     assert named(diagnose([model]), name).severity == "error"
+
+
+@pytest.mark.parametrize(("kind", "theta"), [("qwen2", 1e6), ("llama", 1e4), ("qwen3", 777.0), ("unknown", 777.0)])
+def test_a_rotation_that_mlx_lm_takes_anyway_is_quiet(model: Path, kind: str, theta: float) -> None:
+    change(model / "config.json", model_type=kind, rope_theta=None, rope_parameters={"rope_theta": theta, "rope_type": "default"})
+    assert "an entry that mlx-lm does not read" not in {one.name for one in diagnose([model]).findings}
+
+
+def test_code_that_the_tokenizer_names_is_an_error(model: Path) -> None:
+    change(model / "tokenizer_config.json", auto_map={"AutoTokenizer": ["tokenization_x.XTokenizer", None]})
+    finding = named(diagnose([model]), "code in a model folder")
+    assert finding.place.endswith("tokenizer_config.json")
+    with pytest.raises(InputError, match=r"tokenizer_config.json: names code to run \(auto_map\)"):
+        open_base(model)
 
 
 def test_an_end_that_is_not_the_template_s_and_padding_that_hides_it_are_named(model: Path) -> None:

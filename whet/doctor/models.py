@@ -7,14 +7,13 @@ from typing import Any
 from whet.doctor.finding import Context, Findings, error, note, warning
 from whet.doctor.tokens import adds_begin
 from whet.errors import InputError
-from whet.models.described import read_description
-from whet.models.mlx_config import flat_entries
+from whet.models.described import MORE_DESCRIPTIONS, named_code, read_description
+from whet.models.mlx_config import THETA, flat_entries
 from whet.models.weights import read_weights, read_weights_file, weights_files
 from whet.records import Message
 from whet.text.chat import Chat
 from whet.text.tokenizer import Tokenizer, named_tokens
 
-_CODE = ("auto_map", "model_file", "custom_pipelines", "trust_remote_code")
 # Every card of an instructed model says that it was fine-tuned; that it was merged is told by both words in one sentence.
 _MERGED = re.compile(r"\b(?:lora|adapters?)\b[^.]*?\b(?:merged|fused)\b|\b(?:merged|fused)\b[^.]*?\b(?:lora|adapters?)\b")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -30,11 +29,12 @@ def look(folder: Path, context: Context) -> Findings:
 
 
 def _code(folder: Path, config: dict[str, Any]) -> Findings:
-    for key in _CODE:
-        if config.get(key):
+    for path in (folder / "config.json", *(folder / name for name in MORE_DESCRIPTIONS)):
+        key = named_code(config if path.name == "config.json" else read_description(path) if path.is_file() else {})
+        if key:
             yield error(
                 "code in a model folder",
-                folder / "config.json",
+                path,
                 f"it names code to run ({key})",
                 "Whoever loads it with trust_remote_code runs what its author wrote.",
                 "Take a model that transformers supports by itself",
@@ -91,16 +91,15 @@ def _differs(ours: Any, theirs: Any) -> bool:
 
 
 def _entries(folder: Path, config: dict[str, Any]) -> Findings:
-    missing = {key: value for key, value in flat_entries(config).items() if config.get(key) is None and key == "rope_theta"}
-    for key, value in missing.items():
-        if value != 10000.0:
-            yield error(
-                "an entry that mlx-lm does not read",
-                folder / "config.json",
-                f"rope_parameters.{key} is {value:g}, and no top-level {key} says so",
-                "mlx-lm reads the top-level entry alone and takes 10000: other positions, other answers.",
-                f'Write both: "{key}": {value:g} beside rope_parameters (whet export mlx does)',
-            )
+    theta, taken = flat_entries(config).get("rope_theta"), THETA.get(str(config.get("model_type")))
+    if config.get("rope_theta") is None and isinstance(theta, int | float) and taken is not None and theta != taken:
+        yield error(
+            "an entry that mlx-lm does not read",
+            folder / "config.json",
+            f"rope_parameters.rope_theta is {theta:g}, and no top-level rope_theta says so",
+            f"mlx-lm reads the top-level entry alone and takes {taken:g} for {config['model_type']}: other positions, other answers.",
+            f'Write both: "rope_theta": {theta:g} beside rope_parameters (whet export mlx does)',
+        )
     quantized = config.get("quantization_config") or config.get("quantization")
     if isinstance(quantized, dict) and _was_merged(folder):
         method = quantized.get("quant_method") or f"{quantized.get('bits')} bits"

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from whet.errors import InputError
-from whet.models.described import read_config
+from whet.models.described import read_config, refuse_named_code
 from whet.models.weights import check_inside, read_weights_file, weights_files
 from whet.storage import canonical, hash_file, hash_text
 
@@ -71,6 +71,7 @@ def open_base(name: str | Path) -> BaseModel:
             f"Give a folder in the Hugging Face layout, or `{EMBEDDED}` for the small base that ships with whet",
         )
     config = read_config(config_path)
+    refuse_named_code(folder)
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         found = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt", ".gguf"))

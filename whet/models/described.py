@@ -8,6 +8,8 @@ from typing import Any, NoReturn
 from whet.errors import InputError, open_to_read
 
 MAX_DESCRIPTION = 8_000_000  # bytes; the longest published config.json known to us has 0.2 MB (a per-layer quantisation)
+MORE_DESCRIPTIONS = ("tokenizer_config.json", "generation_config.json", "processor_config.json", "preprocessor_config.json")
+"""Files beside config.json in which transformers looks for code, too."""
 CODE_KEYS = ("auto_map", "model_file", "custom_pipelines")
 _MAX_DEPTH = 32
 
@@ -45,17 +47,30 @@ def read_description(path: Path, max_bytes: int = MAX_DESCRIPTION) -> dict[str, 
 def read_config(path: Path) -> dict[str, Any]:
     """A model's config.json; refused where it names code, at any depth."""
     config = read_description(path)
-    key = _named_code(config)
-    if key:
+    _refuse_code(path, config)
+    return config
+
+
+def refuse_named_code(folder: Path) -> None:
+    """InputError where a description beside config.json names code.
+
+    whet would not run it. But a tokenizer with code of its own may give other ids than its tokenizer.json says.
+    """
+    for name in MORE_DESCRIPTIONS:
+        if (folder / name).is_file():
+            _refuse_code(folder / name, read_description(folder / name))
+
+
+def _refuse_code(path: Path, described: dict[str, Any]) -> None:
+    if key := named_code(described):
         raise InputError(
             str(path),
             f"names code to run ({key})",
             "whet runs no code from a model folder; take a model that transformers supports by itself",
         )
-    return config
 
 
-def _named_code(value: Any) -> str:
+def named_code(value: Any) -> str:
     """The first key that names code; empty where there is none."""
     if isinstance(value, dict):
         for key in CODE_KEYS:
@@ -63,9 +78,9 @@ def _named_code(value: Any) -> str:
                 return key
         if value.get("trust_remote_code"):
             return "trust_remote_code"
-        return next((found for item in value.values() if (found := _named_code(item))), "")
+        return next((found for item in value.values() if (found := named_code(item))), "")
     if isinstance(value, list):
-        return next((found for item in value if (found := _named_code(item))), "")
+        return next((found for item in value if (found := named_code(item))), "")
     return ""
 
 

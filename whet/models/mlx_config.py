@@ -1,6 +1,16 @@
 """What mlx-lm's models read in a config.json, where transformers 5 writes it elsewhere."""
 
+from collections.abc import Mapping
 from typing import Any
+
+THETA: Mapping[str, float] = {
+    **dict.fromkeys(("llama", "mistral", "gemma", "gemma2", "phi", "phi3", "phimoe", "olmo2", "olmoe", "glm", "internlm2",
+                     "internlm3", "bitnet", "seed_oss", "deepseek", "deepseek_v2", "deepseek_v3", "hunyuan_v1_dense"), 1e4),
+    **dict.fromkeys(("qwen2", "qwen2_moe", "mixtral", "gemma3_text", "minicpm", "minicpm3"), 1e6),
+    "cohere": 8e6, "cohere2": 5e4, "starcoder2": 1e5, "gpt_oss": 1.5e5, "nemotron": 1e4,
+}  # fmt: skip
+"""The base of the rotation that mlx-lm takes where a config's top level names none, by model_type (mlx-lm 0.32.2). Families that
+read rope_parameters themselves (qwen3), or refuse a config without the entry (ernie4_5), are not here."""
 
 
 def flat_entries(config: dict[str, Any]) -> dict[str, Any]:
