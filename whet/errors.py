@@ -51,6 +51,13 @@ class MissingExtraError(WhetError):
         super().__init__("", f"{purpose} needs {package}", f"Install it with: pip install 'whet[{extra}]'")
 
 
+def counted(num: int, what: str, one: str = "", more: str = "") -> str:
+    """A number and its noun, as messages say them: `1 row`, `2,000 rows`; with a verb `1 layer changes`, `2 layers change`."""
+    noun = what if num == 1 else f"{what[:-1]}ies" if what.endswith("ry") else f"{what}s"
+    verb = one if num == 1 else more
+    return f"{num:,} {noun} {verb}".rstrip()
+
+
 def open_to_read(path: Path) -> BinaryIO:
     """A binary file; every reason why it can't be opened becomes an InputError."""
     try:

@@ -183,7 +183,7 @@ def test_an_adapter_that_does_not_fit_is_refused(qwen: BaseModel, tmp_path: Path
     tensors, told = load_file(weights), json.loads(config.read_text())
     first = sorted(tensors)[0]
     save_file({name: tensor for name, tensor in tensors.items() if name != first}, weights)
-    with pytest.raises(InputError, match=f"1 tensors do not match this base, such as {first}"):
+    with pytest.raises(InputError, match=f"1 tensor does not match this base, such as {first}"):
         load_adapter(load_model(qwen, FP32, CPU), folder)
     save_file(tensors, weights)
     config.write_text(json.dumps(told | {"init_lora_weights": "pissa"}))

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -254,3 +255,31 @@ def test_a_pattern_of_peft_stays_a_pattern(tmp_path: Path) -> None:
     assert train
     assert train.lora.rank_pattern == {"layers.0.self_attn.q_proj": 4}
     assert train.lora.alpha_pattern == {"q_proj": 8.0}
+
+
+@pytest.mark.parametrize(
+    ("said", "is_kept"),
+    [
+        ({}, True), ({"gradient_checkpointing": False}, False), ({"activation_checkpointing": False}, False),
+        ({"activation_checkpointing": False, "gradient_checkpointing": True}, False),
+        ({"activation_checkpointing": True, "gradient_checkpointing": False}, True),
+    ],
+)  # fmt: skip
+def test_activations_are_kept_as_trl_keeps_them(said: dict[str, Any], is_kept: bool, tmp_path: Path) -> None:
+    """TRL recomputes them where nothing is said; its newer name for it wins over the older one."""
+    from trl import SFTConfig
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the older name is on its way out
+        assert SFTConfig(output_dir=str(tmp_path / "x"), use_cpu=True, bf16=False, **said).activation_checkpointing is is_kept
+    path = tmp_path / "sft.yaml"
+    path.write_text(yaml.safe_dump({"model_name_or_path": "base", "dataset_name": "data", "max_length": 512} | said))
+    made = import_settings(path)
+    assert made.raw.get("device", {}).get("checkpoint_activations", False) is is_kept
+    assert not [lost.key for lost in made.lost if "checkpointing" in lost.key and lost.weight == "unread"]
+
+
+def test_transformers_trainer_keeps_all_activations(tmp_path: Path) -> None:
+    path = tmp_path / "args.json"
+    path.write_text('{"per_device_train_batch_size": 4, "num_train_epochs": 1, "optim": "adamw_torch"}')
+    assert "checkpoint_activations" not in import_settings(path, "trainer").raw.get("device", {})

@@ -240,9 +240,9 @@ def test_an_index_leaves_its_folder_nowhere(name: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("places", "words"), [
-    ({"c": "c.safetensors"}, r"1 files that are not there, such as c\.safetensors"),
-    ({"c": "a.safetensors"}, "1 tensors stand elsewhere than it says, such as c"),
-    ({"a": "b.safetensors"}, "1 tensors stand elsewhere than it says, such as a"),
+    ({"c": "c.safetensors"}, r"1 missing file, such as c\.safetensors"),
+    ({"c": "a.safetensors"}, "1 tensor stands elsewhere than it says, such as c"),
+    ({"a": "b.safetensors"}, "1 tensor stands elsewhere than it says, such as a"),
 ])  # fmt: skip
 def test_an_index_that_is_wrong_is_refused(places: dict[str, str], words: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=words):

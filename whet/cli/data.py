@@ -36,6 +36,7 @@ def convert(
     from whet.data.convert import convert as write
     from whet.data.convert import losses_path
     from whet.data.talk import messages_of
+    from whet.errors import counted
 
     render = None
     if template is not None:
@@ -52,7 +53,7 @@ def convert(
     typer.echo(f"{out}: {found.written:,} of {found.read:,} rows ({read})")
     for title, counts in (("left out", found.left_out), ("written without", found.lost)):
         for kind, number in counts.most_common():
-            typer.echo(f"  {title}, {number:,} rows: {kind} (first: {', '.join(found.places[kind])})")
+            typer.echo(f"  {title}, {counted(number, 'row')}: {kind} (first: {', '.join(found.places[kind])})")
     if found.listed:
         typer.echo(f"each of them: {losses_path(out)}")
 
@@ -135,7 +136,7 @@ def domain(
 
     from whet.config import load
     from whet.data.domain import DomainSettings
-    from whet.errors import InputError
+    from whet.errors import InputError, counted
     from whet.pipeline.domain import Input, prepare_domain
 
     if form not in ("as they are", "conversations"):
@@ -155,4 +156,5 @@ def domain(
     Console(highlight=False).print(table)
     if size is not None and card["kept"] < size:
         typer.echo(f"{size:,} were asked for; there are no more good rows")
-    typer.echo(f"domain: {out} ({len(card['categories'])} categories; its card is README.md, what was left out rejects.jsonl)")
+    categories = counted(len(card["categories"]), "category")
+    typer.echo(f"domain: {out} ({categories}; its card is README.md, what was left out rejects.jsonl)")

@@ -24,17 +24,18 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 def doctor(paths: Paths, base: Base = None, max_length: MaxLength = None, is_json: AsJson = False) -> None:
     """Look for silent faults in files of any trainer, without training anything. Exit code: 3 errors, 1 warnings, 0 neither."""
     from whet.doctor.finding import EXIT_CODES, SEVERITIES
-    from whet.doctor.look import diagnose, every
+    from whet.doctor.look import THINGS, diagnose, every
+    from whet.errors import counted
 
     found = diagnose(paths, base, max_length)
     if is_json:
         typer.echo(json.dumps(found.to_json(), ensure_ascii=False))
     else:
-        typer.echo(f"looked at: {', '.join(f'{number} {kind}' for kind, number in found.looked_at.items())}")
+        typer.echo(f"looked at: {', '.join(counted(number, THINGS[kind]) for kind, number in found.looked_at.items())}")
         for severity in SEVERITIES:
             for finding in every(found, severity):
                 typer.echo(f"\n{severity.upper()}  {finding.name}\n  {finding.place}: {finding.what}\n  why: {finding.why}")
                 if finding.remedy:
                     typer.echo(f"  do: {finding.remedy}")
-        typer.echo(f"\n{len(found.findings)} findings" if found.findings else "\nnothing found")
+        typer.echo(f"\n{counted(len(found.findings), 'finding')}" if found.findings else "\nnothing found")
     raise typer.Exit(EXIT_CODES.get(found.worst, 0))

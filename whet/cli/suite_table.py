@@ -3,6 +3,7 @@
 from rich.console import Console
 from rich.table import Table
 
+from whet.errors import counted
 from whet.evaluate.compare import say_groups
 from whet.evaluate.results import PartResult, SuiteResult
 from whet.pipeline.suite_step import say_no_score
@@ -64,7 +65,7 @@ def notes_of(part: PartResult) -> list[str]:
     """What must be known beside a part's figure, a sentence each."""
     notes = []
     if len(part.categories) > CATEGORIES:
-        notes.append(f"{len(part.categories)} categories, each with its interval in result.json.")
+        notes.append(f"{counted(len(part.categories), 'category')}, each with its interval in result.json.")
     if part.value is None:
         notes.append(f"no score: {say_no_score(part)}.")
     if part.num_groups is not None:
@@ -75,7 +76,8 @@ def notes_of(part: PartResult) -> list[str]:
     if part.duplicates:
         num = sum(len(ids) - 1 for ids in part.duplicates)
         named = "; ".join(" = ".join(ids[:3]) for ids in part.duplicates[:SHOWN])
-        notes.append(f"{part.num_distinct} distinct questions asked; {num} rows repeat another ({named}).")
+        repeated = counted(num, "row", "repeats", "repeat")
+        notes.append(f"{part.num_distinct} distinct questions asked; {repeated} another ({named}).")
     if part.overlap is not None and part.overlap.ids:
         found = part.overlap
         without = "none is left" if found.without is None else f"without them {found.without:.3f}"

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from whet.doctor.finding import Context, Findings, error, note, warning
-from whet.errors import InputError
+from whet.errors import InputError, counted
 from whet.export.fit import check_fit, untrained_layers
 from whet.models.base_model import open_base
 from whet.models.described import read_description
@@ -46,7 +46,7 @@ def look(folder: Path, context: Context) -> Findings:
         yield note(
             "a resume that forgets",
             folder,
-            f"its {len(saved)} checkpoints ({saved[-1]}) hold weights alone",
+            f"{counted(len(saved), 'checkpoint')} of it ({saved[-1]}) with weights alone",
             "mlx-lm takes a run up again (resume_adapter_file) with a fresh optimiser and schedule, from step 1.",
             "Train in one go, or expect a leap of the loss",
         )
@@ -73,7 +73,7 @@ def _trained(folder: Path, lora: Lora) -> Findings:
         yield error(
             "nothing was trained",
             folder,
-            f"all {len(zero)} layers are as they were before the first step (B is zero)",
+            f"all {counted(len(zero), 'layer', 'is as it was', 'are as they were')} before the first step (B is zero)",
             "The adapter changes nothing: the base answers.",
             "Look whether its weights moved, and train it again",
         )
@@ -90,7 +90,7 @@ def _trained(folder: Path, lora: Lora) -> Findings:
         yield error(
             "numbers that are none",
             folder,
-            f"{len(bad)} layers hold NaN or infinity, such as {bad[0]}",
+            f"{counted(len(bad), 'layer', 'holds', 'hold')} NaN or infinity, such as {bad[0]}",
             "Training diverged and was carried on.",
             "Take an earlier checkpoint, and a lower learning rate",
         )
@@ -127,7 +127,7 @@ def _strength(folder: Path, lora: Lora, context: Context) -> Findings:
         if lora.config.get(key)
     ]
     if lora.whole:
-        lost.append(f"{len(lora.whole)} modules that were trained whole ({', '.join(sorted(lora.whole)[:2])})")
+        lost.append(f"{counted(len(lora.whole), 'tensor')} trained whole ({', '.join(sorted(lora.whole)[:2])})")
     if lost:
         yield note(
             "what a conversion can lose",

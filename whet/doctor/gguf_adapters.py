@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whet.doctor.finding import Context, Findings, error, warning
-from whet.errors import InputError, MissingExtraError
+from whet.errors import InputError, MissingExtraError, counted
 from whet.export.gguf_adapter import place_layers
 from whet.models.base_model import open_base
 from whet.models.gguf_file import GgufFile, GgufTensor
@@ -58,7 +58,7 @@ def look_adapter(file: GgufFile, context: Context) -> Findings:
         yield warning(
             "layers that were left out",
             file.path,
-            f"it changes {len(pairs):,} layers, the adapter {lora.folder} {len(lora.layers):,}",
+            f"it changes {counted(len(pairs), 'layer')}, the adapter {lora.folder} {len(lora.layers):,}",
             "What is not in it is served untrained.",
             "Write it again: whet export gguf ADAPTER --base BASE --adapter",
         )

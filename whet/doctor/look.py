@@ -21,6 +21,13 @@ WHOLE = ("all", "full", "whole", "complete", "combined", "everything")
 SMALL_JSON = 64_000_000
 
 
+THINGS = {
+    "data": "data file", "settings": "settings file", "adapters": "adapter", "models": "model", "runs": "run",
+    "gguf": "GGUF file", "modelfiles": "Modelfile", "results": "result",
+}  # fmt: skip
+"""What the kinds of things are called."""
+
+
 @dataclass(slots=True)
 class Things:
     """What the paths hold, by kind."""
@@ -37,8 +44,7 @@ class Things:
 
     def kinds(self) -> dict[str, int]:
         """How many things of each kind there are."""
-        names = ("data", "settings", "adapters", "models", "runs", "gguf", "modelfiles", "results")
-        return {name: len(getattr(self, name)) for name in names if getattr(self, name)}
+        return {name: len(getattr(self, name)) for name in THINGS if getattr(self, name)}
 
 
 @dataclass(frozen=True, slots=True)

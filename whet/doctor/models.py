@@ -6,7 +6,7 @@ from typing import Any
 
 from whet.doctor.finding import Context, Findings, error, note, warning
 from whet.doctor.tokens import adds_begin
-from whet.errors import InputError
+from whet.errors import InputError, counted
 from whet.models.described import MORE_DESCRIPTIONS, named_code, read_description
 from whet.models.mlx_config import THETA, flat_entries
 from whet.models.weights import read_weights, read_weights_file, weights_files
@@ -45,7 +45,7 @@ def _code(folder: Path, config: dict[str, Any]) -> Findings:
         yield makes(
             "pickle",
             folder / pickled[0],
-            f"{len(pickled)} pickled files ({', '.join(pickled[:3])})",
+            f"{counted(len(pickled), 'pickled file')} ({', '.join(pickled[:3])})",
             "Opening them can run code that somebody put there.",
             "Convert the weights to safetensors; delete the rest",
         )
@@ -78,7 +78,7 @@ def _weights(folder: Path, context: Context) -> Findings:
             yield error(
                 "weights that never changed",
                 folder,
-                f"all {len(shared)} tensors are those of the base, to the last bit",
+                f"all {counted(len(shared), 'tensor', 'is that', 'are those')} of the base, to the last bit",
                 "The training or the merge was lost when it was saved: the base answers.",
                 "Merge again, and compare: whet fuse",
             )
@@ -97,7 +97,7 @@ def _entries(folder: Path, config: dict[str, Any]) -> Findings:
             "an entry that mlx-lm does not read",
             folder / "config.json",
             f"rope_parameters.rope_theta is {theta:g}, and no top-level rope_theta says so",
-            f"mlx-lm reads the top-level entry alone and takes {taken:g} for {config['model_type']}: other positions, other answers.",
+            f"mlx-lm reads the top-level entry alone and takes {taken:g}: other positions, other answers.",
             f'Write both: "rope_theta": {theta:g} beside rope_parameters (whet export mlx does)',
         )
     quantized = config.get("quantization_config") or config.get("quantization")
@@ -136,7 +136,7 @@ def _speech(folder: Path, config: dict[str, Any]) -> Findings:
             "a tokenizer of another model",
             folder / "tokenizer.json",
             f"it has {size:,} entries, the model {rows:,} rows",
-            f"{size - rows:,} tokens have no weights.",
+            f"{counted(size - rows, 'token', 'has', 'have')} no weights.",
             "Copy the tokenizer that the model was trained with",
         )
     try:

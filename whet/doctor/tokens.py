@@ -6,7 +6,7 @@ from typing import Any
 
 from whet.doctor.finding import Context, Findings, error, note, share, warning
 from whet.doctor.splits import Rows
-from whet.errors import InputError
+from whet.errors import InputError, counted
 from whet.records import Example
 from whet.text.chat import Chat
 from whet.text.tokenizer import named_tokens
@@ -79,7 +79,7 @@ def _rendered(rows: Rows, found: Weighed, begin: str) -> Findings:
         yield error(
             "rows that can't be rendered",
             examples[0].source,
-            f"{len(examples):,} rows: {what}",
+            f"{counted(len(examples), 'row')}: {what}",
             "What is trained is not what is asked.",
             "See the place",
         )

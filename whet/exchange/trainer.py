@@ -166,8 +166,11 @@ def read_device(draft: Draft) -> None:
             draft.put("device.dtype", dtype, key)
         elif draft.get(key, "any", None) == "auto":
             draft.put("device.dtype", "auto", key, differs="each takes what the device is good at")
-    if draft.get("gradient_checkpointing", "any", None) in (True, "true", "offload", "unsloth"):
-        draft.put("device.checkpoint_activations", True, "gradient_checkpointing")
+    # transformers 5 calls it activation_checkpointing, and takes the older name too. TRL does it where nothing is said.
+    found = {key: draft.get(key, "any") for key in ("gradient_checkpointing", "activation_checkpointing")}
+    key = "activation_checkpointing" if draft.has("activation_checkpointing") else "gradient_checkpointing"
+    if found[key] in (True, "true", "offload", "unsloth"):
+        draft.put("device.checkpoint_activations", True, key)
     if draft.get("use_cpu", "flag", False):
         draft.put("device.kind", "cpu", "use_cpu")
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from whet.errors import counted
 from whet.models.adapter import Adapter
 from whet.models.base_model import BaseModel
 from whet.storage import write_text
@@ -126,7 +127,7 @@ def say_kept(fused: dict[str, Any]) -> list[str]:
         "from the exact sum.",
     ]
     if fused["unchanged"]:
-        said.append(f"{len(fused['unchanged'])} tensors that the adapter speaks of are not changed by it, "
+        said.append(f"{counted(len(fused['unchanged']), 'tensor', 'is', 'are')} named by the adapter and not changed by it, "
                     f"such as {fused['unchanged'][0]}.")  # fmt: skip
     return said + [f"{note[0].upper()}{note[1:]}." for note in fused["notes"]]
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from whet.errors import InputError
+from whet.errors import InputError, counted
 from whet.export.plan import plan_fusion
 from whet.models.adapter import open_adapter
 from whet.models.base_model import BaseModel
@@ -53,9 +53,10 @@ def check_fit(folder: Path, base: BaseModel) -> list[str]:
     notes = [f"each of its {len(lora.layers) + len(lora.whole)} parts has its place in the base, of the right shape", *plan.notes]
     zero = untrained_layers(lora)
     if lora.layers and len(zero) == len(lora.layers) and not lora.whole:
-        raise InputError(str(folder), f"all {len(zero)} layers are as they were before the first step (B is zero)", "Train it")
+        whole = counted(len(zero), "layer", "is as it was", "are as they were")
+        raise InputError(str(folder), f"all {whole} before the first step (B is zero)", "Train it")
     if zero:
-        notes.append(f"{len(zero)} layers change nothing (B is zero), such as {zero[0]}")
+        notes.append(f"{counted(len(zero), 'layer', 'changes', 'change')} nothing (B is zero), such as {zero[0]}")
     notes.append(_identity(lora, adapter.card, base))
     _check_vocabulary(folder, lora, base, notes)
     return notes
@@ -115,6 +116,6 @@ def say_shown(shown: dict[str, Any]) -> list[str]:
     if shown["whole"]:
         lines.append(f"trained whole: {', '.join(shown['whole'])}")
     if shown["untrained"]:
-        lines.append(f"change nothing (B is zero): {len(shown['untrained'])} layers, such as {shown['untrained'][0]}")
+        lines.append(f"change nothing (B is zero): {counted(len(shown['untrained']), 'layer')}, such as {shown['untrained'][0]}")
     lines.append(f"numbers: {', '.join(shown['dtypes'])}; base: {json.dumps(shown['base'], ensure_ascii=False)}")
     return lines

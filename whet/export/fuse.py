@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from whet.errors import InputError
+from whet.errors import InputError, counted
 from whet.export.card import Facts, write_model_card
 from whet.export.folder import copy_companions, fused_config, refuse_strange_folder
 from whet.export.merge import Kept, merged_bytes, rows_at_a_time
@@ -90,7 +90,7 @@ def fuse(
     kept = Kept()
     written = [_written(target, dtype, kept) for target in plan.targets.values()]
     with staged_folder(out) as folder:
-        say(f"{len(written)} tensors, {sum(tensor.num_bytes for tensor in written) / 1e6:,.1f} MB")
+        say(f"{counted(len(written), 'tensor')}, {sum(tensor.num_bytes for tensor in written) / 1e6:,.1f} MB")
         files = write_shards(folder, written, max_shard_bytes)
         _refuse_lost(adapter, plan, kept, dtype)
         notes = (*notes, *plan.notes, *copy_companions(into, adapter, folder))

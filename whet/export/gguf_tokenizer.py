@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from whet.errors import InputError
+from whet.errors import InputError, counted
 from whet.export.pieces import read_pieces
 from whet.export.pre_tokenizers import recognise
 from whet.records import Message
@@ -122,7 +122,9 @@ def _flags(tokenizer: Mapping[str, Any], names: list[str]) -> tuple[bool, list[s
         stripping if not is_phi else []
     )
     notes = (
-        [f"{len(odd)} tokens take in white space beside them, which runners of GGUF may not do ({odd[0]}, ...)"] if odd else []
+        [f"white space beside {counted(len(odd), 'token')} is taken in, which runners of GGUF may not do ({odd[0]}, ...)"]
+        if odd
+        else []
     )
     return is_phi, notes
 

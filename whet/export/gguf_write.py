@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from whet.errors import InputError, MissingExtraError
+from whet.errors import InputError, MissingExtraError, counted
 from whet.export.gguf_families import Array, Layout, read_layout
 from whet.export.gguf_tokenizer import TokenizerFields, read_tokenizer_fields
 from whet.models.base_model import BaseModel
@@ -139,7 +139,8 @@ def _plan(
     _check(model, layout, tokens, planned)
     if not coarse:
         return planned, []
-    return planned, [f"{len(coarse)} tensors whose rows are no multiple of 32 numbers are written in f16 ({coarse[0]}, ...)"]
+    written = counted(len(coarse), "tensor", "is", "are")
+    return planned, [f"{written} written in f16, for rows that are no multiple of 32 numbers ({coarse[0]}, ...)"]
 
 
 def _check(model: BaseModel, layout: Layout, tokens: TokenizerFields, planned: list[_Planned]) -> None:
@@ -148,7 +149,7 @@ def _check(model: BaseModel, layout: Layout, tokens: TokenizerFields, planned: l
     wanted = ["token_embd.weight", "output_norm.weight"] + ([] if layout.sizes.is_tied else ["output.weight"])
     wanted += [f"blk.{number}.ffn_down.weight" for number in range(layout.sizes.layers)]
     if missing := [name for name in wanted if name not in shapes]:
-        raise InputError(str(model.folder), f"its weights lack {len(missing)} tensors, such as that of {missing[0]}")
+        raise InputError(str(model.folder), f"its weights lack {counted(len(missing), 'tensor')}, such as that of {missing[0]}")
     if len(shapes) != len(planned):
         raise InputError(str(model.folder), "two of its tensors would have one name")
     for name in ("token_embd.weight", "output.weight"):

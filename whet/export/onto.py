@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from whet.errors import InputError
+from whet.errors import InputError, counted
 from whet.export.merge import Add, Kept, Plain
 from whet.models.base_model import BaseModel
 from whet.models.lora import Lora
@@ -83,8 +83,9 @@ def check_origin(packed: BaseModel, plain: BaseModel) -> str:
         if away > allowed:
             raise _other(packed, plain, f"{name[:120]} is {away:.0%} away from it, and rounding explains {allowed:.0%}")
     if unread:
-        return f"{unread}{len(mine)} vectors that are not packed are equal"
-    return f"{number} packed tensors of the base are these weights, rounded (at most {largest:.1%} away)"
+        return f"{unread}{counted(len(mine), 'vector', 'that is not packed is', 'that are not packed are')} equal"
+    packed_words = counted(number, "packed tensor", "of the base is", "of the base are")
+    return f"{packed_words} these weights, rounded (at most {largest:.1%} away)"
 
 
 def _distance(one: np.ndarray, other: np.ndarray) -> float:

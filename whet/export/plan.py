@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from whet.errors import InputError
+from whet.errors import InputError, counted
 from whet.export.merge import Add, AddBias, Change, Plain, Replace, Rows
 from whet.models.lora import EMBEDDINGS, HEADS, Lora, LoraLayer
 from whet.models.quantised import Packed
@@ -105,7 +105,8 @@ def plan_full(
     odd = sorted((tensors.keys() ^ trained.keys()) - spare)
     odd += [name for name in tensors.keys() & trained.keys() if tensors[name].shape != trained[name].shape]
     if odd:
-        raise InputError(place, f"{len(odd)} tensors do not match the base's, such as {odd[0][:120]}", _MISFIT)
+        misfits = counted(len(odd), "tensor", "does", "do")
+        raise InputError(place, f"{misfits} not match the base's, such as {odd[0][:120]}", _MISFIT)
     targets = {}
     for name, tensor in tensors.items():
         if name not in spare:

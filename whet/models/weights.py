@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from whet.errors import InputError, open_to_read
+from whet.errors import InputError, counted, open_to_read
 from whet.models.described import read_description
 from whet.models.numbers import BITS, FLOATS, to_float32
 
@@ -176,7 +176,7 @@ def _read_index(path: Path) -> dict[str, str]:
     missing = sorted({file for file in places.values() if not (path.parent / file).is_file()})
     if missing:
         raise InputError(
-            str(path), f"names {len(missing)} files that are not there, such as {_short(missing[0])}", "Copy the model again"
+            str(path), f"names {counted(len(missing), 'missing file')}, such as {_short(missing[0])}", "Copy the model again"
         )
     return places
 
@@ -192,7 +192,8 @@ def _check_index(path: Path, tensors: dict[str, Tensor]) -> None:
     odd = [name for name, tensor in tensors.items() if places.get(name) != tensor.path.name]
     odd += [name for name in places if name not in tensors]
     if odd:
-        raise InputError(str(path), f"{len(odd)} tensors stand elsewhere than it says, such as {_short(odd[0])}", _REMEDY)
+        moved = counted(len(odd), "tensor", "stands", "stand")
+        raise InputError(str(path), f"{moved} elsewhere than it says, such as {_short(odd[0])}", _REMEDY)
 
 
 def _parse_header(path: Path, header: bytes) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from whet.errors import InputError, MissingExtraError, ProofError
+from whet.errors import InputError, MissingExtraError, ProofError, counted
 from whet.evaluate.run import pick
 from whet.evaluate.statistics import score_intervals, wilson
 from whet.export.certificate import Certificate, Judged, certificate_paths, say_certificate, write_certificate
@@ -76,7 +76,7 @@ def held_out_questions(chat: Chat, found: Specialist | None, run: Path | None, n
     if not fitting:
         raise InputError(str(run), f"no example of {split} leaves room for its reply", "Give --no-certificate, or a shorter task")
     longest = max(request.max_tokens for request in asked)
-    told = f"{len(fitting)} examples of the {split} split"
+    told = f"{counted(len(fitting), 'example')} of the {split} split"
     if any(request.choices for request in asked):
         return Questions(
             tuple(fitting), told, GREEDY, note="choices are ranked, not written: the task's score is not measured here"
@@ -103,7 +103,7 @@ class Certifier:
     def ask(self, judge: Judge) -> None:
         """Ask the trained model."""
         questions = self.questions
-        self.say(f"asking the trained model {len(questions.prompts)} prompts")
+        self.say(f"asking the trained model {counted(len(questions.prompts), 'prompt')}")
         self.trained = ask_trained(judge, questions.prompts, questions.max_tokens, [self.chat.end_id], Path(self._folder.name))
         self.headline = self._score([list(one.reply) for one in self.trained])
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from whet.errors import InputError, ProofError
+from whet.errors import InputError, ProofError, counted
 from whet.evaluate.run import pick
 from whet.export.fuse import fuse
 from whet.export.gguf_export import PLAIN, TYPES, export_gguf
@@ -94,7 +94,7 @@ def _importance(source: Source, run: Path, kind: str, say: Say) -> dict[str, Any
     examples = pick(list(Folder(run).examples("valid")), MAX_IMPORTANCE)
     if not examples:
         raise InputError("--importance", "the run has no valid split", "Leave it out")
-    say(f"measuring what matters on {len(examples)} examples of the valid split")
+    say(f"measuring what matters on {counted(len(examples), 'example')} of the valid split")
     made = (chat.training_ids(task.ask(example).messages, task.reply(example)) for example in examples)
     rows = [(*one.prompt_ids, *one.answer_ids) for one in made]
     return dict(mean_squares(source.model, [row for row in rows if len(row) <= source.model.max_length]))

@@ -13,7 +13,7 @@ from whet.data.formats import ExampleFiles
 from whet.data.hub import fetch_rows
 from whet.data.rows import Reject
 from whet.data.sources import read
-from whet.errors import InputError
+from whet.errors import InputError, counted
 from whet.evaluate.asking import Asked, ask_part
 from whet.evaluate.compare import say_groups
 from whet.evaluate.judging import Doubt, PartAnswered, describe_asking, judge_part
@@ -213,7 +213,8 @@ def _introduce(part: Prepared, confidence: float) -> str:
     if questions.duplicates:
         notes.append(f"{sum(len(ids) - 1 for ids in questions.duplicates)} repeated ones are not asked")
     if questions.left_out:
-        notes.append(f"{len(questions.left_out)} rows are no questions, such as {questions.left_out[0]}")
+        rows = counted(len(questions.left_out), "row", "is no question", "are no questions")
+        notes.append(f"{rows}, such as {questions.left_out[0]}")
     if questions.num_long:
         notes.append(f"{questions.num_long} are longer than max_chars")
     # One side of the interval that a comparison gives; the pairs that differ are supposed to be as many as is usual.

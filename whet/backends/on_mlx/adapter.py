@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from whet.backends.base import LoraSettings
-from whet.errors import InputError
+from whet.errors import InputError, counted
 from whet.models.described import read_description
 from whet.models.lora import CONFIG, PLAIN_STARTS, PREFIX, WEIGHTS, Scales, pattern_of
 from whet.models.mlx_adapter import PEFT_NAMES, peft_name, turned
@@ -122,7 +122,7 @@ def load_adapter(model: Any, folder: Path) -> MlxAdapter:
         remove_adapter(model, adapter)
         raise InputError(
             str(folder),
-            f"{len(odd)} tensors do not match this base and adapter_config.json, such as {', '.join(odd[:3])}",
+            f"{counted(len(odd), 'tensor', 'does', 'do')} not match base and adapter_config.json, such as {', '.join(odd[:3])}",
             "Is it whole, and trained on this base?",
         )
     adapter.put({places[name]: mx.contiguous(turned(name, tensor).astype(mx.float32)) for name, tensor in stored.items()})

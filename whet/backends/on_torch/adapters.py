@@ -11,7 +11,7 @@ import torch
 
 from whet.backends.base import FullSettings, LoraSettings
 from whet.backends.on_torch.targets import decoder_layers, find_targets, is_tied, last_layers, name_of
-from whet.errors import InputError
+from whet.errors import InputError, counted
 from whet.models.base_model import COMPANIONS, BaseModel, open_base
 from whet.storage import read_json, write_json
 
@@ -90,7 +90,7 @@ def load_adapter(model: Any, folder: Path, name: str = "default") -> Any:
         odd = sorted(set(stored) ^ wanted)
         raise InputError(
             str(folder),
-            f"{len(odd)} tensors do not match this base, such as {', '.join(odd[:3])}",
+            f"{counted(len(odd), 'tensor', 'does', 'do')} not match this base, such as {', '.join(odd[:3])}",
             "It belongs to another base or another version of PEFT",
         )
     return loaded
