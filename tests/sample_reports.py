@@ -184,7 +184,7 @@ def choice_report():
     systems = tuple(
         System(
             name, role, Estimate(found, Interval(found - 0.06, found + 0.06), 240), seconds=211.0, num_asked=240,
-            rates={"unread": 0.0, "error": 0.0},
+            rates={"unread": 0.0, "error": 0.0}, rate_intervals={"unread": Interval(0.0, 0.016)},
             categories={
                 c.name: Estimate(c.a if role == "base" else c.b, None, c.num_pairs) for c in comparison.categories
             },

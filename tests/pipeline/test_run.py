@@ -34,7 +34,14 @@ def test_a_run_leaves_its_evidence(first: tuple[Path, Report, Log]) -> None:
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "<html" in page
     assert "tiny" in page
-    assert json.loads((folder / "metrics.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
+    for system in metrics["systems"]:  # an interval on every figure
+        assert system["rates"].keys() - {"ungrounded"} <= system["rate_intervals"].keys() <= system["rates"].keys()
+        for name, around in system["rate_intervals"].items():
+            assert 0 <= around["low"] <= system["rates"][name] <= around["high"] <= 1
+        for field in system["fields"].values():
+            for figure, interval in (("f1", "interval"), ("precision", "precision_interval"), ("recall", "recall_interval")):
+                assert field[interval]["low"] <= field[figure] <= field[interval]["high"]
     assert len((folder / "train" / "metrics.jsonl").read_text().splitlines()) == 2
     result = read_json(folder / "train" / "result.json")["result"]
     assert (result["ended"], result["steps"], result["best_step"]) == ("finished", 2, 2)

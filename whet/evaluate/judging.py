@@ -167,7 +167,9 @@ def _extra(part: PartAnswered, total: Total, groups: Mapping[str, str], doubt: D
         "left_out": list(questions.left_out[:NAMED]),
     }
     side = replace(doubt, resamples=min(doubt.resamples, SIDE_RESAMPLES))
-    intervals: dict[str, Interval | None] = {f"rate.{name}": _of_rate(name, part.scores, groups, side) for name in total.rates}
+    intervals: dict[str, Interval | None] = {
+        f"rate.{name}": rate_interval(name, part.scores, groups, side) for name in total.rates
+    }
     if is_scored:
         for name, figures in total.measures.items():
             for figure in ("accuracy", "precision", "recall", "f1"):
@@ -191,7 +193,7 @@ def _share(scores: Sequence[Score], holds: Sequence[bool], groups: Mapping[str, 
     return share_interval(holds, doubt.confidence, [groups[score.example_id] for score in scores])
 
 
-def _of_rate(name: str, scores: Sequence[Score], groups: Mapping[str, str], doubt: Doubt) -> Interval | None:
+def rate_interval(name: str, scores: Sequence[Score], groups: Mapping[str, str], doubt: Doubt) -> Interval | None:
     """The interval of a rate: a share of the examples, or, of ungrounded values, of all values; None of another rate."""
     answered = [score for score in scores if score.status != "error"]
     if name == "error":

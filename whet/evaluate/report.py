@@ -114,14 +114,16 @@ class FieldScore:
     f1: float
     interval: Interval | None = None
     """Of f1."""
+    precision_interval: Interval | None = None
+    recall_interval: Interval | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class System:
     """A column of the table: whatever answered the held-out examples.
 
-    score: the headline figure. rates: shares of what was asked, such as "unread". fields: for extraction. categories,
-    letters: for choice questions, the accuracy by category and the share of each letter among its answers.
+    score: the headline figure. rates: shares of what was asked, such as "unread"; rate_intervals: theirs. fields: for extraction.
+    categories, letters: for choice questions, the accuracy by category and the share of each letter among its answers.
     """
 
     name: str
@@ -135,6 +137,7 @@ class System:
     fields: Mapping[str, FieldScore] = field(default_factory=dict)
     categories: Mapping[str, Estimate] = field(default_factory=dict)
     letters: Mapping[str, float] = field(default_factory=dict)
+    rate_intervals: Mapping[str, Interval] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from whet.data.build import Manifest
 from whet.engines.http import HttpSettings
 from whet.evaluate.calibration import Calibration
 from whet.evaluate.compare import Comparison, compare
+from whet.evaluate.judging import SIDE_RESAMPLES, Doubt, rate_interval
 from whet.evaluate.report import (
     Estimate,
     FieldScore,
@@ -137,10 +138,12 @@ def _column(bench: Bench, system: System, groups: dict[str, str]) -> Column:
     total = found.total
     measure, figure = total.headline
     scored = [score for score in found.scores if score.status != "error"]
+    side = Doubt(settings.confidence, settings.seed, min(settings.resamples, SIDE_RESAMPLES))
     common: dict[str, Any] = {
         "name": found.name,
         "role": system.role,
         "rates": total.rates,
+        "rate_intervals": {name: around for name in total.rates if (around := rate_interval(name, found.scores, groups, side))},
         "seconds": found.seconds,
         "num_asked": total.num_asked,
     }
@@ -162,7 +165,7 @@ def _column(bench: Bench, system: System, groups: dict[str, str]) -> Column:
             groups=[groups[score.example_id] for score in scored],
             confidence=settings.confidence,
             seed=settings.seed,
-            num_resamples=min(settings.resamples, 1999) if name != measure else settings.resamples,
+            num_resamples=side.resamples if name != measure else settings.resamples,
         )
         for name in total.measures
     }
@@ -172,7 +175,14 @@ def _column(bench: Bench, system: System, groups: dict[str, str]) -> Column:
         precision=Estimate(whole_figures["precision"], whole.precision),
         recall=Estimate(whole_figures["recall"], whole.recall),
         fields={
-            name: FieldScore(part["precision"], part["recall"], part["f1"], intervals[name].f1)
+            name: FieldScore(
+                part["precision"],
+                part["recall"],
+                part["f1"],
+                intervals[name].f1,
+                intervals[name].precision,
+                intervals[name].recall,
+            )
             for name, part in total.measures.items()
             if name != measure
         },
