@@ -217,6 +217,21 @@ def test_what_is_nothing_is_refused(tmp_path: Path) -> None:
     assert find_system("embedded").system.kind == "base"
 
 
+def test_a_recipe_means_what_its_run_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe: dict[str, Any] = {
+        "name": "mine", "task": {"kind": "choice_qa"}, "data": {"sources": [{"reader": "examples", "path": "q.jsonl"}]},
+    }  # fmt: skip
+    Path("mine.yaml").write_text(json.dumps(recipe))
+    with pytest.raises(InputError, match=r"runs/mine: holds no adapter\. Train it first"):
+        find_system("mine.yaml")
+    Path("mine.yaml").write_text(json.dumps(recipe | {"train": None}))
+    assert find_system("mine.yaml").system.kind == "base"
+    recipe |= {"train": None, "engine": {"kind": "http", "url": "http://localhost:1/v1", "model": "far"}}
+    Path("mine.yaml").write_text(json.dumps(recipe))
+    assert (find_system("mine.yaml").system.kind, find_system("mine.yaml").system.label) == ("server", "far")
+
+
 @pytest.mark.end_to_end
 def test_the_ready_suites_are_whole(shared_data: Path, tmp_path: Path) -> None:
     for path in sorted(Path("recipes/suites").glob("*.yaml")):
