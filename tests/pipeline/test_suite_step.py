@@ -13,7 +13,7 @@ from fake_server import FakeServer, Reply, Seen, chat
 from whet.cli.suite_table import notes_of
 from whet.engines.scripted import ScriptedEngine
 from whet.errors import InputError, SettingsError
-from whet.evaluate.policy import GatePolicy
+from whet.evaluate.policy import GatePolicy, RatePolicy
 from whet.evaluate.power import detectable_share
 from whet.evaluate.results import System, read_result
 from whet.evaluate.shares import mcnemar, share_interval
@@ -215,6 +215,39 @@ def test_what_is_nothing_is_refused(tmp_path: Path) -> None:
     assert find_system(str(tmp_path / "e.yaml")).system.label == "m"
     assert find_system("http://localhost:1/v1#m").system == find_system("http://localhost:1/v1", model="m").system
     assert find_system("embedded").system.kind == "base"
+
+
+def test_a_long_prompt_with_examples_is_held_against_a_short_one_only_where_that_is_said(tmp_path: Path) -> None:
+    shown = [{"question": f"How much is {at} and {at}?", "answer": f"Both.\n#### {2 * at}"} for at in range(100, 104)]
+    write_rows(tmp_path / "shown.jsonl", shown)
+    short = make(tmp_path, max_error_rate=0.5)
+    data = {"kind": "files", "sources": [{"reader": "examples", "path": "shown.jsonl"}]}
+    sums = short.parts[1].model_dump(mode="json") | {"shots": {"num": 3, "data": data}}
+    long = make(tmp_path, parts=[short.parts[0].model_dump(mode="json"), sums])
+    turns: list[int] = []
+
+    def learns(request: Request) -> str:
+        """A base that copes with sums where it is shown some."""
+        turns.append(len(request.messages))
+        if "How much" in request.messages[-1].content and len(request.messages) > 2:
+            return f"#### {2 * int(request.messages[-1].content.split()[3])}"
+        return knower(request)
+
+    base = run_suite(long, candidate(learns, "base"), tmp_path / "base", Silent())
+    assert set(turns) == {1, 7}  # three questions with their answers before the one that is asked
+    specialist = run_suite(short, candidate(knower, "specialist"), tmp_path / "specialist", Silent())
+    assert (base.parts["sums"].num_scored, specialist.parts["sums"].num_scored) == (NUM, 20)
+    with pytest.raises(InputError, match="differ in their prompts on sums"):
+        compare_folders([tmp_path / "base", tmp_path / "specialist"])
+    found = compare_folders([tmp_path / "base", tmp_path / "specialist"], shows_differences=True)
+    assert [(difference.what, difference.parts) for difference in found.differences] == [("prompts", ("sums",))]
+    assert found.held[0].comparison.num_left_out == 20  # what the specialist could not read is in no test
+    policy = GatePolicy(resamples=999, overlap=None, rates=RatePolicy(unread=None, left_out=0.6))
+    refused = judge_folders(tmp_path / "specialist", tmp_path / "base", policy).verdict
+    assert "asked otherwise than the live system: prompts" in " ".join(check.words for check in refused.checks)
+    allowed = policy.model_copy(update={"allow_changes": ("prompts", "template")})
+    verdict = judge_folders(tmp_path / "specialist", tmp_path / "base", allowed, tmp_path / "other.json").verdict
+    assert "changed as allowed: prompts" in [check.words for check in verdict.checks]
 
 
 def test_a_recipe_means_what_its_run_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
