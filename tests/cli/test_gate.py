@@ -53,6 +53,14 @@ def test_without_a_policy_the_built_in_one_is_shown(gate):
     assert "exam: wrong to right 60, right to wrong 0" in out
 
 
+def test_groups_are_said_where_examples_share_them(gate, tmp_path):
+    groups = {f"e{at}": f"d{at // 4}" for at in range(200)}
+    for name, outcomes in (("live", [at % 2 for at in range(200)]), ("good", [1] * 200)):
+        on_disk(tmp_path / name, result(name, {"exam": rights(outcomes)}), groups)
+    _, out, _ = gate("good", "--against", "live", "--policy", "gate.yaml")
+    assert "200 examples in 50 groups; " in out
+
+
 def test_a_fault_is_told_apart_from_a_verdict(gate):
     code, out, err = gate("nowhere", "--against", "live", "--json")
     row = json.loads(out)

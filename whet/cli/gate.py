@@ -43,6 +43,7 @@ def gate(
 
 
 def _say(found: Any, *, is_builtin: bool) -> None:
+    from whet.evaluate.compare import say_groups
     from whet.evaluate.verdict import say_signed
     from whet.pipeline.gate import say_policy
 
@@ -57,10 +58,9 @@ def _say(found: Any, *, is_builtin: bool) -> None:
     for row in found.gains.rows:
         where = f"{row.part}, {row.category}" if row.category else row.part
         around = f"95 % interval {say_signed(row.interval.low)} to {say_signed(row.interval.high)}"
+        num = f"{row.num} examples" + (f" in {say_groups(row.num_groups)}" if row.num_groups < row.num else "")
         shown = "" if row.detectable is None else f"; {say_signed(row.detectable)} could be shown with so many"
-        typer.echo(
-            f"{where}: {row.live:.3f} -> {row.candidate:.3f}, {say_signed(row.difference)} ({around}), {row.num} examples{shown}"
-        )
+        typer.echo(f"{where}: {row.live:.3f} -> {row.candidate:.3f}, {say_signed(row.difference)} ({around}), {num}{shown}")
     for turned in found.gains.turned:
         ids = ", ".join(turned.right_to_wrong[:5]) + (", ..." if len(turned.right_to_wrong) > 5 else "")
         typer.echo(
