@@ -57,6 +57,6 @@ def test_rows_are_written_in_another_format_and_losses_told(tmp_path: Path) -> N
     )
     assert said.exit_code == 0, said.output
     assert "1 of 2 rows (1 alpaca, 1 text)" in said.output
-    assert "left out, 1 rows: has a plain text, which asks nothing (first: " in said.output
-    assert "written without, 1 rows: which part of the question was the input (first: " in said.output
+    assert "left out, 1 row: has a plain text, which asks nothing (first: " in said.output
+    assert "written without, 1 row: which part of the question was the input (first: " in said.output
     assert (tmp_path / "out.jsonl.losses.jsonl").is_file()
