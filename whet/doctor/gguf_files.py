@@ -1,5 +1,6 @@
 """Looks at GGUF files: template, tokens and ends of a model beside the base that it was made of; adapters."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,8 @@ from whet.doctor.templates import first_difference
 from whet.errors import InputError
 from whet.models.gguf_file import GgufFile, read_gguf
 from whet.records import Message
-from whet.storage import read_json
 from whet.text.chat import render_with
+from whet.text.piece_model import described, has_tokenizer
 from whet.text.tokenizer import read_template
 
 CONTROL, USER_DEFINED = 3, 4  # kinds of tokens, by their numbers in the format
@@ -150,7 +151,7 @@ def _tokens(file: GgufFile, context: Context) -> Findings:
             "Some tokens have no weights.",
             "Export again with the model's own tokenizer",
         )
-    elif names and context.base is not None and (context.base / "tokenizer.json").is_file():
+    elif names and context.base is not None and has_tokenizer(context.base):
         vocabulary = _vocabulary(context.base)
         off = sorted(number for name, number in vocabulary.items() if not 0 <= number < len(names) or names[number] != name)
         if off:
@@ -169,10 +170,10 @@ def _tokens(file: GgufFile, context: Context) -> Findings:
 
 def _vocabulary(base: Path) -> dict[str, int]:
     """The plain tokens of a folder; added ones are written in several ways by converters, and are not compared."""
-    described: Any = read_json(base / "tokenizer.json")
-    model = described.get("model") if isinstance(described, dict) else None
+    tokenizer: Any = json.loads(described(base))
+    model = tokenizer.get("model") if isinstance(tokenizer, dict) else None
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
     if not isinstance(vocabulary, dict):
         return {}
-    added = {token.get("content") for token in described.get("added_tokens") or [] if isinstance(token, dict)}
+    added = {token.get("content") for token in tokenizer.get("added_tokens") or [] if isinstance(token, dict)}
     return {name: number for name, number in vocabulary.items() if name not in added and isinstance(number, int)}

@@ -12,6 +12,7 @@ from whet.models.mlx_config import THETA, flat_entries
 from whet.models.weights import read_weights, read_weights_file, weights_files
 from whet.records import Message
 from whet.text.chat import Chat
+from whet.text.piece_model import has_tokenizer
 from whet.text.tokenizer import Tokenizer, named_tokens
 
 # Every card of an instructed model says that it was fine-tuned; that it was merged is told by both words in one sentence.
@@ -121,9 +122,13 @@ def _was_merged(folder: Path) -> bool:
 
 def _speech(folder: Path, config: dict[str, Any]) -> Findings:
     """Tokenizer, end of turn, padding, template."""
-    if not (folder / "tokenizer.json").is_file():
+    if not has_tokenizer(folder):
         yield note(
-            "no tokenizer", folder, "it has no tokenizer.json", "Whoever serves it must guess one.", "Copy the base's beside it"
+            "no tokenizer",
+            folder,
+            "it has no tokenizer.json and no tokenizer.model",
+            "Whoever serves it must guess one.",
+            "Copy the base's beside it",
         )
         return
     try:

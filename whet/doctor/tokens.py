@@ -9,6 +9,7 @@ from whet.doctor.splits import Rows
 from whet.errors import InputError, counted
 from whet.records import Example
 from whet.text.chat import Chat
+from whet.text.piece_model import described
 from whet.text.tokenizer import named_tokens
 
 MOST = 2000  # rows of a split that are counted
@@ -168,6 +169,6 @@ def adds_begin(chat: Chat, begin: str) -> bool:
     """Whether the tokenizer, asked plainly, puts the beginning before a text."""
     from tokenizers import Tokenizer as FastTokenizer
 
-    fast: Any = FastTokenizer.from_file(str(chat.folder / "tokenizer.json"))
+    fast: Any = FastTokenizer.from_str(described(chat.folder))
     found = fast.encode("a").tokens
     return bool(found) and found[0] == begin

@@ -1,5 +1,6 @@
 """What a GGUF file says of a model's tokenizer: tokens, merges or scores, marks, how texts are cut, chat template."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,8 @@ from whet.errors import InputError, counted
 from whet.export.pieces import read_pieces
 from whet.export.pre_tokenizers import recognise
 from whet.records import Message
-from whet.storage import read_json
 from whet.text.chat import Chat
+from whet.text.piece_model import described
 from whet.text.tokenizer import named_tokens
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
@@ -39,7 +40,7 @@ def read_tokenizer_fields(folder: Path, config: Mapping[str, Any]) -> TokenizerF
     """
     chat = Chat(folder)
     place = folder / "tokenizer.json"
-    tokenizer = read_json(place)
+    tokenizer = json.loads(described(folder))
     model = tokenizer.get("model") or {}
     if model.get("type") != "BPE":
         raise InputError(

@@ -87,9 +87,9 @@ def open_base(name: str | Path) -> BaseModel:
 
 def _fingerprint(folder: Path, weights: list[Path]) -> str:
     parts = {}
-    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "tokenizer.model"):
         path = folder / name
-        if path.is_file():
+        if path.is_file() and not (name == "tokenizer.model" and "tokenizer.json" in parts):
             parts[name] = hash_file(path)
     for path in weights:
         size = path.stat().st_size

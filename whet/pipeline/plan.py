@@ -19,6 +19,7 @@ from whet.records import Example
 from whet.storage import read_json
 from whet.tasks.table import open_task
 from whet.text.chat import Chat
+from whet.text.piece_model import has_tokenizer
 from whet.train.encode import Row, encode_example
 from whet.train.plan import CARDS, Machine, Plan, Work, plan, setup_of
 
@@ -55,7 +56,7 @@ def plan_recipe(recipe: Recipe, folder: Path, config_path: Path | None = None) -
     notes: list[str] = []
     if sizes.is_estimate:
         notes.append(f"{sizes.family or 'The family'} is not known here and was taken to be built like Llama: an estimate")
-    if (config_path is not None and config_path.parent != base) or not (base / "tokenizer.json").is_file():
+    if (config_path is not None and config_path.parent != base) or not has_tokenizer(base):
         notes.append(
             "Tokens of the data are unknown without the base's tokenizer: packs are taken as full, and the run's time is unknown"
         )

@@ -1,4 +1,4 @@
-"""Text to token ids and back, from the tokenizer.json of a model folder."""
+"""Text to token ids and back, from the tokenizer.json or the SentencePiece model of a model folder."""
 
 import json
 import re
@@ -8,6 +8,7 @@ from typing import Any
 
 from whet.errors import InputError
 from whet.storage import read_json
+from whet.text.piece_model import described
 
 _MARK = re.compile(r"<[^<>]*>|\[/?[A-Z_]+\]")
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -28,14 +29,9 @@ class Tokenizer:
 
         path = folder / "tokenizer.json"
         self._place = str(path)
-        if not path.is_file():
-            raise InputError(
-                str(folder),
-                "has no tokenizer.json",
-                "Save the model's fast tokenizer there: AutoTokenizer.from_pretrained(...).save_pretrained(folder)",
-            )
+        text = described(folder)
         try:
-            self._fast = FastTokenizer.from_str(path.read_text(encoding="utf-8"))
+            self._fast = FastTokenizer.from_str(text)
         except Exception as error:  # the library raises bare Exception for every fault of the file
             raise InputError(str(path), f"is no tokenizer ({error})") from None
         # A saved tokenizer may cut or pad by itself; both would silently change what is trained.
