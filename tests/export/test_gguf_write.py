@@ -183,7 +183,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "quantised": ({"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}, "quantised already"),
     "too few rows": ({"vocab_size": 8000}, "8,000 rows"),
     "more rows than there are": ({"vocab_size": 9000}, "9,000 tokens"),
-    "more layers than there are": ({"num_hidden_layers": 7}, "lack 1 tensors"),
+    "more layers than there are": ({"num_hidden_layers": 7}, "lack 1 tensor"),
 }
 
 
