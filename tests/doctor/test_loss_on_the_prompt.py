@@ -165,6 +165,26 @@ def test_a_text_that_begins_twice_is_named(tmp_path: Path) -> None:
     assert "8 of 8" in finding.what
 
 
+def test_texts_that_never_end_their_answer_are_an_error(tmp_path: Path) -> None:
+    """The base's tokenizer ends texts with another token than its template ends turns with."""
+    import shutil
+
+    from whet.models.base_model import EMBEDDED_PATH
+
+    base = tmp_path / "base"
+    shutil.copytree(EMBEDDED_PATH, base)
+    config = json.loads((base / "tokenizer_config.json").read_text())
+    folder = data(tmp_path / "data", "text of ChatML", count=0)
+    closed = [shaped("text of ChatML", number)["text"] for number in range(8)]
+    cut = [text.rpartition("<|im_end|>")[0] for text in closed]
+    for texts, eos, names in (
+        (closed, "<|endoftext|>", set()), (cut, "<|im_end|>", set()), (cut, "<|endoftext|>", {"an end that is never learnt"}),
+    ):  # fmt: skip
+        (base / "tokenizer_config.json").write_text(json.dumps(config | {"eos_token": eos}))
+        (folder / "train.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+        assert {finding.name for finding in alarms(diagnose([folder], base))} == names
+
+
 @pytest.mark.end_to_end
 @pytest.mark.parametrize("shape", ["messages", "prompt_completion", "text of ChatML"])
 def test_the_share_is_that_of_trl_itself(shape: str, small_base: BaseModel, tmp_path: Path) -> None:

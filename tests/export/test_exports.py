@@ -79,6 +79,8 @@ def test_an_adapter_for_others_names_its_base_and_no_path(pair: tuple[Path, Path
     out = tmp_path / "out"
     told = invoke("export", "hf", adapter, "--base", base, "--adapter", "--base-name", "acme/base-1", "-o", out)
     assert "each of its 2 parts has its place" in told
+    certificate = json.loads((out / "certificate.json").read_text())
+    assert [(form["name"], form["status"]) for form in certificate["forms"]] == [("adapter on its base", "passed")]
     assert str(tmp_path) not in (out / "adapter_config.json").read_text() + (out / "README.md").read_text()
     assert json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"] == "acme/base-1"
     card = (out / "README.md").read_text()

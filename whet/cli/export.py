@@ -93,6 +93,7 @@ def hf(
     """Write a folder in the Hugging Face layout, ready to push: weights, tokenizer, template, card."""
     from whet.export.adapter_folder import export_adapter
     from whet.export.push import push as push_folder
+    from whet.pipeline.adapter_step import prove_adapter_folder
     from whet.pipeline.export_step import prove_folder
     from whet.pipeline.specialist import open_specialist
 
@@ -100,6 +101,8 @@ def hf(
         found = open_specialist(run, base)
         for note in export_adapter(found.base, found.adapter, out, found.facts, base_name):
             typer.echo(note)
+        if certificate:
+            prove_adapter_folder(run, base, out, typer.echo)
         typer.echo(f"adapter: {out}")
     else:
         fused = fuse_specialist(run, out, base, dtype, max_shard_size)

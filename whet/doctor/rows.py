@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from whet.data.clean import gold_of, question_of
 from whet.data.near import NearTexts, ngrams
 from whet.data.rows import Reject
+from whet.doctor.chunks import look_chunks
 from whet.doctor.finding import Context, Finding, Findings, error, note, share, warning
 from whet.doctor.offsets import look_offsets
 from whet.doctor.splits import Rows
@@ -235,6 +236,7 @@ def _feedback_rows(splits: list[Rows], _: Context) -> Findings:
 
 CHECKS: tuple[Callable[[list[Rows], Context], Iterator[Finding]], ...] = (
     _leaks,
+    look_chunks,
     _shapes,
     _repeats,
     _golds,

@@ -37,6 +37,10 @@ class Weighed:
     answer: int = 0
     faults: dict[str, list[Example]] = field(default_factory=dict)
     doubled: list[Example] = field(default_factory=list)
+    endless: list[Example] = field(default_factory=list)
+    """Texts whose last answer is not closed."""
+    num_closable: int = 0
+    """Texts whose answers have marks that close them."""
 
 
 def look_tokens(splits: list[Rows], context: Context) -> Findings:
@@ -59,6 +63,8 @@ def look_tokens(splits: list[Rows], context: Context) -> Findings:
                 found.prompt, found.answer = found.prompt + asked, found.answer + said
             if said and context.max_length is not None and chat is not None and asked + said > context.max_length:
                 cut.append(example)
+            if not example.messages and chat is not None:
+                _count_ends(chat, example, found)
             if begin and not example.messages and example.text.startswith(begin):
                 found.doubled.append(example)
         if cut:
@@ -76,6 +82,14 @@ def look_tokens(splits: list[Rows], context: Context) -> Findings:
 
 
 def _rendered(rows: Rows, found: Weighed, begin: str) -> Findings:
+    if 10 * len(found.endless) >= max(1, found.num_closable):
+        yield error(
+            "an end that is never learnt",
+            found.endless[0].source,
+            f"{share(len(found.endless), found.num_closable)} texts of {rows.name} don't close their last answer",
+            "The model never learns to stop; the tokenizer's own end, which trainers add, is another token.",
+            "Write the template's end of turn behind each answer",
+        )
     for what, examples in found.faults.items():
         yield error(
             "rows that can't be rendered",
@@ -93,6 +107,16 @@ def _rendered(rows: Rows, found: Weighed, begin: str) -> Findings:
             "The model learns prompts that begin twice, and is asked ones that begin once.",
             f"Take {begin} out of the texts",
         )
+
+
+def _count_ends(chat: Chat, example: Example, found: Weighed) -> None:
+    """Whether a text closes its last answer. Trainers add the tokenizer's own end: where that is the mark, all is well."""
+    opening, closing, _ = next((marks for marks in MARKS if marks[0] in example.text), ("", "", ""))
+    if not closing or closing != chat.end_of_turn.strip() or named_tokens(chat.folder).get("eos_token") == closing:
+        return
+    found.num_closable += 1
+    if closing not in example.text.rpartition(opening)[2]:
+        found.endless.append(example)
 
 
 def _prompt(found: Weighed, context: Context, unit: str) -> Findings:

@@ -1,12 +1,14 @@
-"""Brings an adapter alone to runners of GGUF: one file that is put on a base at load time, with its certificate."""
+"""Brings an adapter alone to others, with its certificate: as GGUF, or as a folder that PEFT reads."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from whet.errors import InputError, ProofError
 from whet.export.fit import check_fit
 from whet.export.gguf_adapter import WrittenAdapter, write_gguf_adapter
+from whet.models.adapter import open_adapter
 from whet.models.mlx_adapter import read_adapter
-from whet.pipeline.certify import Exported, adapter_form, certify
+from whet.pipeline.certify import Exported, adapter_form, certify, specialist_form
 from whet.pipeline.export_step import Say
 from whet.pipeline.specialist import open_specialist
 
@@ -42,3 +44,12 @@ def export_gguf_adapter(what: str, out: Path | None, base: str | None, say: Say,
             path.unlink()
             raise
     return written
+
+
+def prove_adapter_folder(what: Path, base: str | None, out: Path, say: Say) -> None:
+    """Write the certificate of an adapter folder that was made for others into it: read by PEFT on its base."""
+    found = open_specialist(what, base)
+    name = found.recipe.name if found.recipe else out.resolve().name
+    copied = replace(found, adapter=open_adapter(out, found.base))
+    form = specialist_form("adapter on its base", copied)
+    certify(Exported(found.base, found, what, out, name, is_fused=False), lambda num_context: [form], say, notes=found.notes)

@@ -240,6 +240,11 @@ def gguf_form(model: BaseModel, path: Path, kind: str, num_context: int, adapter
     return Form("gguf with adapter" if adapter else "gguf", kind, "llama.cpp", opened, list if adapter else explain)
 
 
+def specialist_form(name: str, found: Specialist) -> Form:
+    """A base and an adapter folder, read by transformers and PEFT."""
+    return Form(name, "fp32", "transformers and PEFT in fp32", lambda: trained_judge(found.base, found))
+
+
 def adapter_form(base: BaseModel, path: Path, num_context: int) -> Form:
     """An adapter's GGUF file on its base, which is written in f32 for as long as llama.cpp reads it."""
 
