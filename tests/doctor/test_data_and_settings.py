@@ -252,3 +252,12 @@ def test_a_prompt_that_llama_factory_learns_is_weighed(tmp_path: Path) -> None:
     assert "% of the loss is on the prompt" in found[0].what
     path.write_text(yaml.safe_dump(said))
     assert quiet(diagnose([path, data], "embedded"))
+
+
+def test_batches_that_are_left_out_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "sft.yaml"
+    said = {"model_name_or_path": "base", "dataset_name": "data", "max_length": 512, "completion_only_loss": True}
+    path.write_text(yaml.safe_dump(said | {"dataloader_drop_last": True}))
+    assert named(diagnose([path]), "rows that are never trained").place.startswith(f"{path}:")
+    path.write_text(yaml.safe_dump(said))
+    assert quiet(diagnose([path]))

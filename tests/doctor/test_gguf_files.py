@@ -3,12 +3,15 @@
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
 import pytest
 from converted_gguf import TEMPLATE, TOKENIZER, converted
 from found import alarms, named
+from hypothesis import given
+from hypothesis import strategies as st
 
 from whet.doctor.gguf_files import ENDS
 from whet.doctor.look import diagnose
@@ -115,3 +118,43 @@ def test_fields_of_other_kinds_are_no_crash(tmp_path: Path) -> None:
     writer.write_tensors_to_file()
     writer.close()
     assert named(diagnose([tmp_path / "m.gguf"]), "an adapter without strength")
+
+
+KEYS = ("general.type", "general.architecture", "tokenizer.chat_template", "tokenizer.ggml.tokens", "tokenizer.ggml.token_type",
+        "tokenizer.ggml.eos_token_id", "tokenizer.ggml.bos_token_id", "tokenizer.ggml.add_bos_token", "adapter.lora.alpha")  # fmt: skip
+TEXTS = st.sampled_from(["adapter", "model", "llama", "<|im_end|>", TEMPLATE, "{{", ""])
+FIELDS = st.dictionaries(
+    st.sampled_from(KEYS),
+    TEXTS | st.integers(-5, 2**31) | st.floats(width=32) | st.booleans() | st.lists(TEXTS, min_size=1, max_size=4)
+    | st.lists(st.integers(-3, 9), min_size=1, max_size=4),
+)  # fmt: skip
+TENSORS = st.dictionaries(
+    st.sampled_from(["token_embd.weight", "blk.0.attn_q.weight.lora_a", "blk.0.attn_q.weight.lora_b", "x"]),
+    st.lists(st.integers(1, 9), min_size=1, max_size=3),
+    min_size=1,
+)
+
+
+@given(fields=FIELDS, shapes=TENSORS)
+def test_any_fields_give_findings_and_no_crash(
+    fields: dict[str, Any], shapes: dict[str, list[int]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    place = tmp_path_factory.mktemp("any")
+    writer = gguf.GGUFWriter(place / "m.gguf", str(fields.pop("general.architecture", "llama")))
+    for key, value in fields.items():
+        kinds = {
+            bool: writer.add_bool,
+            int: writer.add_int64,
+            float: writer.add_float32,
+            str: writer.add_string,
+            list: writer.add_array,
+        }
+        kinds[type(value)](key, value)
+    for name, shape in shapes.items():
+        writer.add_tensor(name, np.ones(shape, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    (place / "Modelfile").write_text("FROM ./m.gguf\nADAPTER ./m.gguf\n")
+    diagnose([place], "embedded")

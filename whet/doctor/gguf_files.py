@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from whet.doctor.finding import Context, Findings, error, note, warning
 from whet.doctor.gguf_adapters import look_adapter
 from whet.doctor.templates import first_difference
@@ -134,7 +136,7 @@ def _end_of_turn(file: GgufFile, template: str) -> str:
     tail = (_rendered(file, template, turns, is_prompt=False) or "").rpartition(_MARK)[2].lstrip()
     kinds = file.fields.get("tokenizer.ggml.token_type")
     names = token_names(file)
-    if kinds is None or len(kinds) != len(names):
+    if not isinstance(kinds, np.ndarray) or len(kinds) != len(names):
         return ""
     special = (name for name, kind in zip(names, kinds, strict=True) if kind in (CONTROL, USER_DEFINED) and name)
     return max((name for name in special if tail.startswith(name)), key=len, default="")

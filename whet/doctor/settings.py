@@ -24,6 +24,7 @@ def look(settings: Settings, context: Context) -> Findings:
     yield from _ignored(draft)
     yield from _learnt(name, draft, context)
     yield from _kept(draft)
+    yield from _dropped(draft)
     yield from _packing(name, draft)
 
 
@@ -110,6 +111,17 @@ def _kept(draft: Draft) -> Findings:
                 "Nothing tells when it begins to learn by heart.",
                 "Give it a validation file",
             )
+
+
+def _dropped(draft: Draft) -> Findings:
+    if draft.settings.values.get("dataloader_drop_last") is True:
+        yield warning(
+            "rows that are never trained",
+            draft.settings.place("dataloader_drop_last"),
+            "dataloader_drop_last: true leaves out the last, smaller batch of each epoch",
+            "With few rows and large batches that is a good part of them.",
+            "Take it out",
+        )
 
 
 def _packing(name: str, draft: Draft) -> Findings:
