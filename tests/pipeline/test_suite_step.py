@@ -24,7 +24,9 @@ from whet.pipeline.compare import compare_folders
 from whet.pipeline.gate import judge_folders
 from whet.pipeline.suite_step import prepare_suite, run_suite
 from whet.pipeline.systems import Candidate, Opened, find_system
+from whet.recipe import recipe_from
 from whet.records import Completion, Example, Message, Request
+from whet.storage import write_json
 
 NUM = 40
 
@@ -260,6 +262,9 @@ def test_a_recipe_means_what_its_run_made(tmp_path: Path, monkeypatch: pytest.Mo
         find_system("mine.yaml")
     Path("mine.yaml").write_text(json.dumps(recipe | {"train": None}))
     assert find_system("mine.yaml").system.kind == "base"
+    for folder in (Path("runs/mine"), Path("runs/mine-again")):
+        write_json(folder / "recipe.json", recipe_from(recipe | {"train": None}, [], "a test", tmp_path).model_dump(mode="json"))
+    assert [find_system(f"runs/{name}").system.label for name in ("mine", "mine-again")] == ["mine", "mine-again"]
     recipe |= {"train": None, "engine": {"kind": "http", "url": "http://localhost:1/v1", "model": "far"}}
     Path("mine.yaml").write_text(json.dumps(recipe))
     assert (find_system("mine.yaml").system.kind, find_system("mine.yaml").system.label) == ("server", "far")

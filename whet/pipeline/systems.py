@@ -130,7 +130,10 @@ def _of_file(path: Path, base: str | None) -> Candidate:
 
 
 def _of_run(folder: Path, recipe: Recipe) -> Candidate:
-    """A run's specialist, or what stands in for it: its server, or its base."""
+    """A run's specialist, or what stands in for it: its server, or its base.
+
+    Its label is the folder's name: two runs of one recipe, under other settings, are two systems.
+    """
     run = folder if (folder / "data").is_dir() else None
     if isinstance(recipe.engine, HttpSettings):
         return of_server(recipe.engine, run)
@@ -142,7 +145,7 @@ def _of_run(folder: Path, recipe: Recipe) -> Candidate:
             f"Train it first: whet run RECIPE; or ask its base: whet evaluate {recipe.base} --suite SUITE",
         )
     return of_local(
-        open_base(recipe.base), adapter if recipe.train is not None else None, recipe.device, label=recipe.name, run=run
+        open_base(recipe.base), adapter if recipe.train is not None else None, recipe.device, label=folder.resolve().name, run=run
     )
 
 
@@ -151,7 +154,7 @@ def _of_adapter(folder: Path, base: str | None) -> Candidate:
     run = folder.resolve().parents[1]
     if base is None and (run / "recipe.json").is_file():
         recipe = saved_recipe(run)
-        return of_local(open_base(recipe.base), folder, recipe.device, label=recipe.name, run=run)
+        return of_local(open_base(recipe.base), folder, recipe.device, label=run.name, run=run)
     if base is None:
         raise InputError(str(folder), "is an adapter that lies in no run folder", "Name its base with --base")
     return of_local(open_base(base), folder, DeviceSettings(), label=folder.name)
