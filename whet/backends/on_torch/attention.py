@@ -127,21 +127,7 @@ class _TreeAttention(torch.autograd.Function):
         q_THD, k_TGD, v_TGD = (t[0].transpose(0, 1) for t in (query, key, value))
         out = torch.empty(q_THD.shape, dtype=q_THD.dtype, device=q_THD.device)
         lse_TH = torch.empty(q_THD.shape[:2], dtype=torch.float32, device=q_THD.device)
-        for bucket in tree.leaves:
-            o, lse = attend_block(*(_gather(t, bucket) for t in (q_THD, k_TGD, v_TGD)), True, scale)
-            _scatter(out, o, bucket)
-            _scatter(lse_TH, lse, bucket)
-        for start, end, _ in tree.inner:
-            o, lse = attend_block(q_THD[None, start:end], k_TGD[None, start:end], v_TGD[None, start:end], True, scale)
-            out[start:end], lse_TH[start:end] = o[0], lse[0]
-        for start, end, last in tree.seen:
-            merge(
-                out[end:last],
-                lse_TH[end:last],
-                *attend_block(q_THD[None, end:last], k_TGD[None, start:end], v_TGD[None, start:end], False, scale),
-            )
-        if prefix_key is not None:
-            merge(out, lse_TH, *attend_block(q_THD[None], prefix_key.transpose(1, 2), prefix_value.transpose(1, 2), False, scale))
+        attend_tree(q_THD, k_TGD, v_TGD, (prefix_key, prefix_value), tree, scale, out, lse_TH)
         ctx.save_for_backward(query, key, value, prefix_key, prefix_value, out, lse_TH)
         ctx.tree, ctx.scale = tree, scale
         return out[None]
@@ -149,50 +135,83 @@ class _TreeAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_out):
         query, key, value, prefix_key, prefix_value, out, lse_TH = ctx.saved_tensors
-        tree, scale = ctx.tree, ctx.scale
-        q_THD, k_TGD, v_TGD = (t[0].transpose(0, 1) for t in (query, key, value))
-        g_THD = grad_out[0]
-        dq, dk, dv = (torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (q_THD, k_TGD, v_TGD))
-        for bucket in tree.leaves:
-            gathered = [_gather(t, bucket) for t in (g_THD, q_THD, k_TGD, v_TGD, out, lse_TH)]
-            # A zero gradient at the padding keeps it out of all sums.
-            gathered[0].flatten(0, 1).index_fill_(0, bucket.empty, 0)
-            for whole, part in zip((dq, dk, dv), _attend_back(*gathered, True, scale), strict=True):
-                _scatter(whole, part, bucket)
-        for start, end, _ in tree.inner:
-            own = slice(start, end)
-            parts = _attend_back(*(t[None, own] for t in (g_THD, q_THD, k_TGD, v_TGD, out, lse_TH)), True, scale)
-            dq[own], dk[own], dv[own] = parts[0][0], parts[1][0], parts[2][0]
-        for start, end, last in tree.seen:
-            own, below = slice(start, end), slice(end, last)
-            parts = _attend_back(
-                g_THD[None, below],
-                q_THD[None, below],
-                k_TGD[None, own],
-                v_TGD[None, own],
-                out[None, below],
-                lse_TH[None, below],
-                False,
-                scale,
-            )
-            dq[below] += parts[0][0]
-            dk[own] += parts[1][0]
-            dv[own] += parts[2][0]
-        dprefix = (None, None)
-        if prefix_key is not None:
-            parts = _attend_back(
-                g_THD[None],
-                q_THD[None],
-                prefix_key.transpose(1, 2),
-                prefix_value.transpose(1, 2),
-                out[None],
-                lse_TH[None],
-                False,
-                scale,
-            )
-            dq += parts[0][0]
-            dprefix = (parts[1].transpose(1, 2), parts[2].transpose(1, 2))
-        return dq.transpose(0, 1)[None], dk.transpose(0, 1)[None], dv.transpose(0, 1)[None], *dprefix, None, None
+        tokens = [t[0].transpose(0, 1) for t in (query, key, value)]
+        parts = tuple(torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in tokens)
+        dprefix = attend_tree_back(
+            grad_out[0], *tokens, (prefix_key, prefix_value), out, lse_TH, ctx.tree, ctx.scale, parts
+        )
+        return *(part.transpose(0, 1)[None] for part in parts), *dprefix, None, None
+
+
+PrefixPair = tuple[torch.Tensor | None, torch.Tensor | None]
+
+
+def attend_tree(
+    q_THD: torch.Tensor,
+    k_TGD: torch.Tensor,
+    v_TGD: torch.Tensor,
+    prefix: PrefixPair,
+    tree: Tree,
+    scale: float,
+    out_THD: torch.Tensor,
+    lse_TH: torch.Tensor,
+) -> None:
+    """Fill the outputs and log-sum-exps of a packed row. prefix: keys and values (1, G, P, D) that every token sees, or None."""
+    for bucket in tree.leaves:
+        o, lse = attend_block(*(_gather(t, bucket) for t in (q_THD, k_TGD, v_TGD)), True, scale)
+        _scatter(out_THD, o, bucket)
+        _scatter(lse_TH, lse, bucket)
+    for start, end, _ in tree.inner:
+        o, lse = attend_block(q_THD[None, start:end], k_TGD[None, start:end], v_TGD[None, start:end], True, scale)
+        out_THD[start:end], lse_TH[start:end] = o[0], lse[0]
+    for start, end, last in tree.seen:
+        merge(
+            out_THD[end:last],
+            lse_TH[end:last],
+            *attend_block(q_THD[None, end:last], k_TGD[None, start:end], v_TGD[None, start:end], False, scale),
+        )
+    if prefix[0] is not None and prefix[1] is not None:
+        keys, values = (t.transpose(1, 2) for t in prefix)
+        merge(out_THD, lse_TH, *attend_block(q_THD[None], keys, values, False, scale))
+
+
+def attend_tree_back(
+    g_THD: torch.Tensor,
+    q_THD: torch.Tensor,
+    k_TGD: torch.Tensor,
+    v_TGD: torch.Tensor,
+    prefix: PrefixPair,
+    out_THD: torch.Tensor,
+    lse_TH: torch.Tensor,
+    tree: Tree,
+    scale: float,
+    into: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+) -> PrefixPair:
+    """Fill `into` with the gradients of q, k and v, given those of the outputs; gives the prefix's."""
+    dq, dk, dv = into
+    for bucket in tree.leaves:
+        gathered = [_gather(t, bucket) for t in (g_THD, q_THD, k_TGD, v_TGD, out_THD, lse_TH)]
+        # A zero gradient at the padding keeps it out of all sums.
+        gathered[0].flatten(0, 1).index_fill_(0, bucket.empty, 0)
+        for whole, part in zip(into, _attend_back(*gathered, True, scale), strict=True):
+            _scatter(whole, part, bucket)
+    for start, end, _ in tree.inner:
+        own = slice(start, end)
+        parts = _attend_back(*(t[None, own] for t in (g_THD, q_THD, k_TGD, v_TGD, out_THD, lse_TH)), True, scale)
+        dq[own], dk[own], dv[own] = parts[0][0], parts[1][0], parts[2][0]
+    for start, end, last in tree.seen:
+        own, below = slice(start, end), slice(end, last)
+        at = (g_THD[None, below], q_THD[None, below], k_TGD[None, own], v_TGD[None, own], out_THD[None, below], lse_TH[None, below])
+        parts = _attend_back(*at, False, scale)
+        dq[below] += parts[0][0]
+        dk[own] += parts[1][0]
+        dv[own] += parts[2][0]
+    if prefix[0] is None or prefix[1] is None:
+        return None, None
+    keys, values = (t.transpose(1, 2) for t in prefix)
+    parts = _attend_back(g_THD[None], q_THD[None], keys, values, out_THD[None], lse_TH[None], False, scale)
+    dq += parts[0][0]
+    return parts[1].transpose(1, 2), parts[2].transpose(1, 2)
 
 
 def _gather(t_TX: torch.Tensor, bucket: Bucket) -> torch.Tensor:

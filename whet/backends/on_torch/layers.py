@@ -13,9 +13,9 @@ def speed_up(model: torch.nn.Module) -> None:
     """Replace the forward functions of a model's plain LoRA layers, RMS norms and MLPs gated by SiLU. Weights and names stay."""
     for module in model.modules():
         if type(module).__name__.endswith("RMSNorm") and "forward" not in vars(module):
-            shift = _shift_of(module)
+            shift = shift_of(module)
             if shift is not None:
-                module.forward = types.MethodType(_norm_forward(_epsilon(module), shift), module)
+                module.forward = types.MethodType(_norm_forward(epsilon_of(module), shift), module)
         elif is_plain_lora(module):
             module.forward = types.MethodType(_lora_forward, module)
         elif "forward" not in vars(module) and _is_gated_by_silu(module):
@@ -106,11 +106,11 @@ class _GatedSilu(torch.autograd.Function):
         return torch.ops.aten.silu_backward(grad * up, gate), dup
 
 
-def _epsilon(norm: torch.nn.Module) -> float:
+def epsilon_of(norm: torch.nn.Module) -> float:
     return float(next((value for name in ("variance_epsilon", "eps") if (value := getattr(norm, name, None)) is not None), 0.0))
 
 
-def _shift_of(norm: torch.nn.Module) -> float | None:
+def shift_of(norm: torch.nn.Module) -> float | None:
     """0 where the norm scales by its weight, 1 where by 1 + weight (Gemma), None where it does something else."""
     weight = getattr(norm, "weight", None)
     if not isinstance(weight, torch.nn.Parameter) or weight.ndim != 1 or weight.dtype != torch.float32:
@@ -121,7 +121,7 @@ def _shift_of(norm: torch.nn.Module) -> float | None:
     with torch.no_grad():
         wanted = norm(x)
         for shift in (0.0, 1.0):
-            got = _RmsNorm.apply(x, weight, _epsilon(norm), shift)
+            got = _RmsNorm.apply(x, weight, epsilon_of(norm), shift)
             if got.shape == wanted.shape and ((got - wanted).abs().amax(-1) <= SAME * wanted.abs().amax(-1)).all():
                 return shift
     return None

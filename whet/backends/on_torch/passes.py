@@ -10,6 +10,7 @@ import torch
 from whet.backends.base import DeviceSettings, Pack, Segment
 from whet.backends.on_torch.attention import NAME, PrefixKeys, Sight, register
 from whet.backends.on_torch.frozen import FrozenLayers, FrozenPrefix, open_frozen
+from whet.backends.on_torch.fused import FusedLayers, open_fused
 from whet.backends.on_torch.head import find_head, head_losses
 from whet.backends.on_torch.rows import Rows, packed_row, padded_rows
 from whet.backends.on_torch.trimming import LastLayer, open_last_layer
@@ -49,12 +50,17 @@ class Passes:
         self.model, self.device, self.pad_id, self.logits_bytes = model, device, pad_id, settings.logits_mb << 20
         self.frozen: FrozenLayers | None = None
         self.last: LastLayer | None = None
+        self.fused: FusedLayers | None = None
         self.plain_attention = model.config._attn_implementation
         self.head = find_head(model)
         self.unpackable = self._probe()
         """Why this model's rows can't be packed; empty if they can."""
         if self.head is not None and not self.unpackable and not is_sharded:
             self.last = open_last_layer(model)
+            if not settings.checkpoint_activations:  # what is computed again is kept by nobody, and made to be so by torch
+                self.attend_by(NAME)
+                self.fused = open_fused(model, is_last_trimmed=self.last is not None)
+                self.attend_by(self.plain_attention)
             self.frozen = open_frozen(model, settings.frozen_cache_mb << 20, is_on_disk=settings.frozen_cache_on_disk)
 
     @torch.no_grad()
@@ -198,9 +204,11 @@ class Passes:
         self.attend_by(self.plain_attention)
         if self.frozen is not None:
             self.frozen.undo()
+        if self.fused is not None:
+            self.fused.undo()
         if self.last is not None:
             self.last.undo()
-        self.frozen = self.last = None
+        self.frozen = self.fused = self.last = None
 
     def attend_by(self, name: str) -> None:
         """Choose how transformers computes attention from now on."""

@@ -1,0 +1,128 @@
+"""Layers as one function: which models take it, gradients against transformers' own, and memory that is used again."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import PACKS, TREE, assert_close, enliven, plain_copy, plain_gradients, random_model, take_gradients
+
+from whet.backends.base import DeviceSettings, FullSettings, LoraSettings, OptimizerSettings
+from whet.backends.on_torch.backend import TorchBackend
+from whet.backends.on_torch.buffers import ROUND, Buffers
+from whet.models.base_model import BaseModel, open_base
+
+ONLY_SOME = LoraSettings(rank=3, targets=("q_proj", "o_proj", "down_proj"))
+
+
+def opened(base: BaseModel, adapter: Any, **device: Any) -> TorchBackend:
+    backend = TorchBackend(base, OptimizerSettings(), DeviceSettings(**device))
+    backend.attach(adapter)
+    enliven(backend.model)
+    return backend
+
+
+@pytest.mark.parametrize(
+    ("family", "more", "is_fused"),
+    [
+        ("Qwen2", {}, True),
+        ("Qwen3", {}, True),
+        ("Llama", {}, True),
+        ("Mistral", {"sliding_window": 6}, True),
+        ("Ernie4_5", {}, True),
+        ("Gemma", {}, False),
+        ("Gemma3Text", {}, False),
+        ("Phi", {}, False),
+        ("Phi3", {}, False),
+        ("Granite", {"residual_multiplier": 0.5}, False),
+    ],
+)
+def test_layers_that_compute_something_else_stay_plain(family: str, more: dict[str, Any], is_fused: bool, tmp_path: Path) -> None:
+    backend = opened(open_base(random_model(tmp_path / "m", family, **more)), LoraSettings(rank=4))
+    assert (backend.passes.fused is not None and backend.passes.fused.count == 2) == is_fused
+
+
+@pytest.mark.parametrize(
+    ("adapter", "device"),
+    [
+        (FullSettings(), {}),
+        (LoraSettings(rank=4, dropout=0.1), {}),
+        (LoraSettings(rank=4, dora=True), {}),
+        (LoraSettings(rank=4), {"checkpoint_activations": True}),
+        (LoraSettings(rank=4), {"dtype": "bf16"}),
+    ],
+    ids=["full", "dropout", "dora", "checkpointed", "bf16"],
+)
+def test_what_is_trained_otherwise_stays_plain(small_base: BaseModel, adapter: Any, device: dict[str, Any]) -> None:
+    assert opened(small_base, adapter, **device).passes.fused is None
+
+
+@pytest.mark.parametrize("family", ["Qwen2", "Qwen3", "Ernie4_5"])
+@pytest.mark.parametrize(
+    "adapter", [LoraSettings(rank=4), LoraSettings(rank=4, last_layers=1), ONLY_SOME], ids=["all", "last", "some"]
+)
+def test_gradients_are_those_of_plain_transformers(family: str, adapter: LoraSettings, tmp_path: Path) -> None:
+    backend = opened(open_base(random_model(tmp_path / "m", family)), adapter)
+    assert backend.passes.fused is not None
+    wanted_loss, wanted = plain_gradients(plain_copy(backend), PACKS)
+    for _ in range(2):  # the second time in memory that the first one left
+        loss, _ = backend.passes.backward(PACKS, "packed", 1.0)
+        assert loss == pytest.approx(wanted_loss, rel=1e-5)
+        assert_close(take_gradients(backend.model), wanted)
+
+
+def test_the_fused_layers_are_what_runs(small_base: BaseModel) -> None:
+    backend = opened(small_base, LoraSettings(rank=4))
+    called = []
+    layer = backend.passes.last.layer
+    handle = layer.mlp.register_forward_hook(lambda *_: called.append(True))
+    backend.passes.backward([TREE], "packed", 1.0)
+    assert not called
+    backend.passes.loss([TREE], "packed")
+    assert called
+    handle.remove()
+
+
+def test_a_closed_pass_leaves_the_layers_as_they_were(small_base: BaseModel) -> None:
+    backend = opened(small_base, LoraSettings(rank=4))
+    layers = backend.model.get_decoder().layers
+    assert all("forward" in vars(layer) for layer in layers)
+    backend.passes.close()
+    assert not any("forward" in vars(layer) for layer in layers)
+
+
+def test_a_step_gives_back_what_it_took(small_base: BaseModel) -> None:
+    backend = opened(small_base, LoraSettings(rank=4))
+    free = backend.passes.fused.buffers.free
+
+    def held() -> dict[int, int]:
+        return {width: len(blocks) for width, blocks in free.items()}
+
+    backend.passes.backward(PACKS, "packed", 1.0)
+    first = held()
+    assert sum(first.values()) > 10
+    for _ in range(3):
+        backend.passes.backward(PACKS, "packed", 1.0)
+    assert held() == first
+
+
+def test_buffers_are_used_again_and_grow() -> None:
+    buffers = Buffers()
+    small = buffers.take(3, 5)
+    assert small.shape == (3, 5)
+    address = small.data_ptr()
+    buffers.give(small, None)
+    again = buffers.take(ROUND, 5)
+    assert again.data_ptr() == address
+    other = buffers.take(3, 5)
+    assert other.data_ptr() != address
+    buffers.give(again, other)
+    large = buffers.take(2 * ROUND, 5)  # neither fits; it takes the place of one
+    assert large.shape == (2 * ROUND, 5)
+    assert len(buffers.free[5]) == 1
+    buffers.give(large)
+    assert buffers.take(1, 5).data_ptr() != large.data_ptr()  # the smallest that fits
+    assert buffers.take(1, 6).shape == (1, 6)
+    buffers.clear()
+    assert not buffers.free
+    assert torch.is_tensor(large)
