@@ -22,13 +22,14 @@ from whet.backends.base import (
 )
 from whet.backends.on_torch import adapters, generation, sharding
 from whet.backends.on_torch.decode import Decoder
-from whet.backends.on_torch.device import choose_device, choose_dtype, memory_named, peak_memory
+from whet.backends.on_torch.device import choose_device, choose_dtype, memory_named, peak_memory, release
 from whet.backends.on_torch.held import Held
 from whet.backends.on_torch.layers import speed_up
 from whet.backends.on_torch.load import load_model
 from whet.backends.on_torch.optimizers import make_optimizer, set_rate
 from whet.backends.on_torch.passes import Passes
 from whet.backends.on_torch.ranks import Ranks, lost_named
+from whet.backends.on_torch.recompute import compute_again, computed_again
 from whet.backends.on_torch.state import load_state, save_state
 from whet.backends.on_torch.steps import Steps
 from whet.backends.padded import relative_difference
@@ -114,11 +115,15 @@ class TorchBackend:
         if self.row_layout == "padded":
             return f"rows are padded: {self.layout_reason}"
         sample = _sample(packs)
-        # One row at a time: the check must not take more memory than the training.
+        # One row at a time, and of each as little kept as can be: the check must not take more memory than the training.
         alone = [Pack((), (Segment(pack.row(leaf), pack.segments[leaf].num_learnt),)) for pack in sample for leaf in pack.leaves]
         try:
             with memory_named(self.device):
-                (loss_a, norm_a), (loss_b, norm_b) = self._measure(sample, "packed"), self._measure(alone, "padded")
+                loss_a, norm_a = self._measure(sample, "packed")
+                self.passes.let_go()
+                with computed_again(self.model):
+                    loss_b, norm_b = self._measure(alone, "padded")
+                release(self.device)
             loss_off, norm_off = relative_difference(loss_a, loss_b), relative_difference(norm_a, norm_b)
             words = f"loss differs by {loss_off:.1e}, gradient norm by {norm_off:.1e} (relative)"
             is_same = max(loss_off, norm_off) <= LAYOUT_TOLERANCE[self.dtype]
@@ -222,10 +227,7 @@ class TorchBackend:
         speed_up(self.model)
         self.model.eval()
         if self.settings.checkpoint_activations:
-            _check_dropout(self.model.config)
-            # transformers renamed it, and warns of the old name.
-            enable = getattr(self.model, "activation_checkpointing_enable", None) or self.model.gradient_checkpointing_enable
-            enable({"use_reentrant": False})
+            compute_again(self.model)
         if self.is_sharded:
             sharding.check_whole(self.model)
         self.passes = Passes(self.model, self.device, self.pad_id, self.settings, is_sharded=self.is_sharded)
@@ -236,6 +238,7 @@ class TorchBackend:
         """Whether activations are computed twice and the adapter drops out, and the random numbers of that."""
         self.model.eval()
         if not is_training:
+            self.passes.let_go()
             return
         torch.manual_seed(self.steps.random_seed(self.rank))
         for name, module in self.model.named_modules():
@@ -300,24 +303,16 @@ class TorchBackend:
 
 
 def _sample(packs: Sequence[Pack]) -> list[Pack]:
-    """A few rows of the fullest packs: a pack of one row can't show that rows see each other."""
-    sample = []
-    for pack in sorted(packs, key=lambda pack: -len(pack.segments))[:2]:
+    """A few rows of two packs, short ones: a pack of one row can't show that rows see each other."""
+    found = []
+    for pack in packs:
         kept = pack.segments[:6]
         while kept and kept[-1].num_learnt == 0:  # those that stood behind it were cut off
             kept = kept[:-1]
-        sample.append(Pack(pack.prefix, kept) if kept else pack)
+        found.append(Pack(pack.prefix, kept) if kept else pack)
+    sample = sorted(found, key=lambda pack: (-len(pack.segments), pack.num_tokens))[:2]
     # The first one twice: a prefix that neighbours share is computed apart.
     return sample[:1] + sample
-
-
-def _check_dropout(config: Any) -> None:
-    """Layers that drop out by themselves would, once they are told that they train."""
-    named = [name for name, value in config.to_dict().items() if "drop" in name and isinstance(value, float) and value > 0]
-    if named:
-        raise InputError(
-            "device.checkpoint_activations", f"this base's own layers would drop out ({', '.join(named)})", "Set it to false"
-        )
 
 
 def _num_tokens(base: BaseModel) -> int:

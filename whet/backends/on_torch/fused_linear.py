@@ -88,7 +88,8 @@ class Linears:
                 scale, part_TR = module.scaling["default"], dsmall_TR[:, span]
                 torch.mm(g_TO, module.lora_B["default"].weight, out=part_TR)
                 part_TR.mul_(scale)
-                found += [part_TR, (g_TO.T @ small_TR[:, span]).mul_(scale)]
+                # Written this way round the product is up to twice as fast.
+                found += [part_TR, (small_TR[:, span].T @ g_TO).mul_(scale).T]
             da_RI = dsmall_TR.T @ x_TI
             for number, span in enumerate(span for span in self.spans if span is not None):
                 found[2 * number] = None if found[2 * number] is None else da_RI[span]

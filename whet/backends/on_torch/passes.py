@@ -199,6 +199,11 @@ class Passes:
         wanted = (rows.at_N if len(rows.at_N) else rows.positions_BT.new_zeros(1)) if self.last is not None else None
         return {"whet_sight": Sight(rows.tree, rows.positions_BT[0], rows.longest, prefix, filling, wanted)}
 
+    def let_go(self) -> None:
+        """Free the memory that is kept from one training step to the next."""
+        if self.fused is not None:
+            self.fused.buffers.clear()
+
     def close(self) -> None:
         """Leave the model as it was."""
         self.attend_by(self.plain_attention)
