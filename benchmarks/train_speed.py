@@ -43,7 +43,7 @@ ALL_SHAPES = SHAPES | CARD_SHAPES
 SAME_LOSS = {"cpu": 1e-4, "cuda": 1e-2}
 QUICK_ROWS = {"a": (64, 4), "b": (64, 16), "c": (32, 8), "d": (4, 2)}  # of whet's step and of a peer's
 BATCHES = (1, 2, 4, 8)
-# What --search found to be the fastest: model and workload to the peers' style and batch. Elsewhere: padded, 4 rows.
+# What --search found to be the fastest: model and workload to the peers' style and batch. Other models take A's, cards' 4 rows.
 BEST: dict[tuple[str, str], tuple[PeerSettings, ...]] = {
     ("A", "a"): (PeerSettings("trl", 1), PeerSettings("plain", 1)),
     ("A", "b"): (PeerSettings("trl", 4, "flat"), PeerSettings("plain", 4, "flat")),
@@ -51,7 +51,7 @@ BEST: dict[tuple[str, str], tuple[PeerSettings, ...]] = {
     ("A", "d"): (PeerSettings("trl", 1, "flat"), PeerSettings("plain", 1, "flat")),
 }
 # Tokens of whet's micro-batches.
-BUDGET = {"a": 2048, "b": 512, "c": 1024, "d": 2048}
+BUDGET = {"a": 1280, "b": 512, "c": 1024, "d": 2048}
 
 
 @dataclass
@@ -121,7 +121,8 @@ def best_peers(bench: Bench) -> tuple[PeerSettings, ...]:
     """Each peer at its best, from a search or from what a search found before."""
     if not bench.args.search:
         usual = (PeerSettings("trl", 4), PeerSettings("plain", 4))
-        return BEST.get((bench.model, bench.workload.name), usual)
+        of_a = usual if bench.model in CARD_SHAPES else BEST["A", bench.workload.name]
+        return BEST.get((bench.model, bench.workload.name), of_a)
     path = bench.folder / "search.json"
     size = QUICK_ROWS[bench.workload.name][1]
     write_rows(path, bench.steps(size)[:2], [], [])
@@ -137,7 +138,7 @@ def measure(bench: Bench, matrix: list[float]) -> tuple[Measured, list[Measured]
     """whet and the peers. The matrix rates that are measured in turn with them go into `matrix`, with --quick one alone."""
     args = bench.args
     chosen = best_peers(bench)
-    peers = [*chosen, *([] if args.quick else [TRL_DEFAULT])]
+    peers = [*chosen, *([TRL_DEFAULT] if args.defaults or not args.quick else [])]
     peer_rows = num_rows(args, bench.workload.name)[1]
     peer_steps = bench.steps(peer_rows)
     ours_path, peer_path = bench.folder / "ours.json", bench.folder / "peer.json"
@@ -240,6 +241,7 @@ def parse(words: str | None, usual_models: str) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=num_cores())
     parser.add_argument("--search", action="store_true", help="find each peer's best settings first, and measure with them")
     parser.add_argument("--count", action="store_true", help="check the counted operations against torch's own count")
+    parser.add_argument("--defaults", action="store_true", help="with --quick too: TRL as it comes")
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the corpora")
     args = parser.parse_args()
     args.steps = args.steps or (2 if args.quick else 3)

@@ -8,6 +8,7 @@ import torch
 from conftest import PACKS, TREE, assert_close, enliven, plain_copy, plain_gradients, random_model, take_gradients
 
 from whet.backends.base import DeviceSettings, FullSettings, LoraSettings, OptimizerSettings
+from whet.backends.on_torch import fused_layer
 from whet.backends.on_torch.backend import TorchBackend
 from whet.backends.on_torch.buffers import ROUND, Buffers
 from whet.models.base_model import BaseModel, open_base
@@ -81,6 +82,15 @@ def test_the_fused_layers_are_what_runs(small_base: BaseModel) -> None:
     backend.passes.loss([TREE], "packed")
     assert called
     handle.remove()
+
+
+def test_a_fused_layer_that_errs_is_found_before_training(small_base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = opened(small_base, LoraSettings(rank=4))
+    assert backend.check_layout(PACKS).startswith("rows are packed")
+    # The forward pass stays right.
+    monkeypatch.setattr(fused_layer.Norm, "backward", lambda _, g, x, scale, add: g if add is None else g.add_(add))
+    assert "gradient norm by" in backend.check_layout(PACKS)
+    assert backend.row_layout == "padded"
 
 
 def test_a_closed_pass_leaves_the_layers_as_they_were(small_base: BaseModel) -> None:

@@ -25,6 +25,8 @@ LOGIT_BYTES = {"fp32": 4, "bf16": 8, "fp16": 8}
 # What the C library's allocator keeps of freed blocks, as a share of all layers' activations, kept and checkpointed; a card's
 # allocator reuses its own.
 FRAGMENTS = {"cpu": (1.1, 0.8), "cuda": (0.0, 0.0), "mlx": (0.0, 0.0)}
+FRAGMENTS_FUSED = 0.35  # the same where layers are fused: their blocks are kept and used again, not freed
+FUSED = ("qwen2", "qwen3", "llama", "mistral", "ernie4_5")  # families whose layers train as one function
 HEAD_INPUT_COPIES = 2  # the hidden vectors of learnt tokens, and their gradient
 HEAD_GRADIENT_COPIES = 2  # of a trained head: the sum over chunks, and one chunk's
 # Temporaries of the optimiser for its largest tensor, in bytes a number; fused AdamW and bitsandbytes need none.
@@ -43,6 +45,8 @@ class Kept:
     is_fp32: bool = False
     is_behind: bool = False
     """Stands behind the attention: the last layer keeps it for learnt tokens only (`trims_last`)."""
+    is_computed_again: bool = False
+    """A fused layer does not keep it (`fuses`)."""
 
 
 def _inner(sizes: Sizes) -> int:
@@ -58,15 +62,15 @@ def _gated(sizes: Sizes) -> int:
 
 KEPT_PER_TOKEN: tuple[Kept, ...] = (
     Kept("layer input", lambda s: s.hidden),
-    Kept("normalised input", lambda s: s.hidden, ("q_proj", "k_proj", "v_proj", "qkv_proj")),
+    Kept("normalised input", lambda s: s.hidden, ("q_proj", "k_proj", "v_proj", "qkv_proj"), is_computed_again=True),
     Kept("queries", lambda s: s.query_width),
     Kept("keys and values", lambda s: 2 * s.kv_width),
     Kept("log-sum-exp", lambda s: s.heads, is_fp32=True),
     Kept("attention output", lambda s: s.query_width),
     Kept("input of the MLP", lambda s: s.hidden, is_behind=True),
-    Kept("its norm", lambda s: s.hidden, ("gate_proj", "up_proj", "gate_up_proj", "fc1"), is_behind=True),
+    Kept("its norm", lambda s: s.hidden, ("gate_proj", "up_proj", "gate_up_proj", "fc1"), is_behind=True, is_computed_again=True),
     Kept("gate and up", _gated, is_behind=True),
-    Kept("their product", _inner, ("down_proj", "fc2"), is_behind=True),
+    Kept("their product", _inner, ("down_proj", "fc2"), is_behind=True, is_computed_again=True),
 )
 IN_FRONT = ("q_proj", "k_proj", "v_proj", "qkv_proj")  # linear layers that stand before the attention
 # The gradients that stand at once while the widest part of a layer is walked backward, beyond what it has let go by then:
@@ -224,6 +228,9 @@ def memory_of(sizes: Sizes, setup: Setup, batch: Batch) -> Memory:
     is_full = isinstance(setup.adapter, FullSettings)
     number = DTYPE_BYTES[setup.dtype]
     kept, whole, backward = _activations(sizes, setup, trained, batch)
+    share = FRAGMENTS[setup.kind][setup.device.checkpoint_activations]
+    if fuses(sizes, setup) and trained.first_layer == 0:  # frozen layers run part by part
+        share = FRAGMENTS_FUSED
     # Of the trained layers the gradients of the prefix's keys and values, of the frozen ones those themselves.
     prefix = 2 * sizes.kv_width * batch.num_prefix * number * sizes.layers
     has_cache = trained.first_layer and setup.epochs > 1 and not setup.device.frozen_cache_on_disk
@@ -239,7 +246,7 @@ def memory_of(sizes: Sizes, setup: Setup, batch: Batch) -> Memory:
         logits=_logit_bytes(sizes, setup, trained, batch.num_learnt),
         backward=int(backward),
         update=_update_bytes(setup.optimizer.name, trained),
-        fragments=int(whole * FRAGMENTS[setup.kind][setup.device.checkpoint_activations]),
+        fragments=int(whole * share),
     )
 
 
@@ -248,6 +255,14 @@ def trims_last(sizes: Sizes, kind: str) -> bool:
     Not where MLP and attention stand side by side (Phi) or have norms behind them (Gemma 2 and 3).
     """
     return kind != "mlx" and sizes.family != "phi" and not sizes.family.startswith(("gemma2", "gemma3"))
+
+
+def fuses(sizes: Sizes, setup: Setup) -> bool:
+    """Whether layers train as one function that keeps less, in memory that stays (backends/on_torch/fused.py)."""
+    adapter, device = setup.adapter, setup.device
+    is_plain = isinstance(adapter, LoraSettings) and not adapter.dropout and not adapter.dora
+    is_here = setup.kind == "cpu" and setup.dtype == "fp32" and not device.checkpoint_activations
+    return is_plain and is_here and not is_quantized(sizes, setup) and sizes.family in FUSED and not sizes.experts_used
 
 
 def is_quantized(sizes: Sizes, setup: Setup) -> bool:
@@ -300,11 +315,11 @@ def _logit_bytes(sizes: Sizes, setup: Setup, trained: Trained, num_learnt: int) 
 
 def _activations(sizes: Sizes, setup: Setup, trained: Trained, batch: Batch) -> tuple[float, float, float]:
     """Bytes that the forward pass keeps, that it would keep without checkpoints, and that one layer's backward pass adds."""
-    number = DTYPE_BYTES[setup.dtype]
+    number, is_fused = DTYPE_BYTES[setup.dtype], fuses(sizes, setup)
     each = [
         (kept, kept.width(sizes) * (4 if kept.is_fp32 else number))
         for kept in KEPT_PER_TOKEN
-        if not kept.read_by or trained.names.intersection(kept.read_by)
+        if (not kept.read_by or trained.names.intersection(kept.read_by)) and not (is_fused and kept.is_computed_again)
     ]
     per_token = sum(size for _, size in each)
     behind = sum(size for kept, size in each if kept.is_behind) if trims_last(sizes, setup.kind) else 0

@@ -137,9 +137,8 @@ class _TreeAttention(torch.autograd.Function):
         query, key, value, prefix_key, prefix_value, out, lse_TH = ctx.saved_tensors
         tokens = [t[0].transpose(0, 1) for t in (query, key, value)]
         parts = tuple(torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in tokens)
-        dprefix = attend_tree_back(
-            grad_out[0], *tokens, (prefix_key, prefix_value), out, lse_TH, ctx.tree, ctx.scale, parts
-        )
+        prefix = (prefix_key, prefix_value)
+        dprefix = attend_tree_back(grad_out[0], *tokens, prefix, out, lse_TH, tree=ctx.tree, scale=ctx.scale, into=parts)
         return *(part.transpose(0, 1)[None] for part in parts), *dprefix, None, None
 
 
@@ -183,6 +182,7 @@ def attend_tree_back(
     prefix: PrefixPair,
     out_THD: torch.Tensor,
     lse_TH: torch.Tensor,
+    *,
     tree: Tree,
     scale: float,
     into: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
@@ -201,8 +201,8 @@ def attend_tree_back(
         dq[own], dk[own], dv[own] = parts[0][0], parts[1][0], parts[2][0]
     for start, end, last in tree.seen:
         own, below = slice(start, end), slice(end, last)
-        at = (g_THD[None, below], q_THD[None, below], k_TGD[None, own], v_TGD[None, own], out_THD[None, below], lse_TH[None, below])
-        parts = _attend_back(*at, False, scale)
+        g, q, out, lse = (t[None, below] for t in (g_THD, q_THD, out_THD, lse_TH))
+        parts = _attend_back(g, q, k_TGD[None, own], v_TGD[None, own], out, lse, False, scale)
         dq[below] += parts[0][0]
         dk[own] += parts[1][0]
         dv[own] += parts[2][0]

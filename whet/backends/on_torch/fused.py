@@ -9,7 +9,7 @@ import torch
 from whet.backends.base import Pack, Segment
 from whet.backends.on_torch.attention import Sight, attend_packed
 from whet.backends.on_torch.buffers import Buffers
-from whet.backends.on_torch.fused_layer import FusedFunction, FusedLayer
+from whet.backends.on_torch.fused_layer import FusedFunction, FusedLayer, Run
 from whet.backends.on_torch.rows import packed_row
 from whet.backends.on_torch.targets import decoder_layers
 
@@ -33,6 +33,8 @@ class FusedLayers:
 
     buffers: Buffers = field(default_factory=Buffers)
     replaced: list[tuple[Any, Any]] = field(default_factory=list)
+    is_at_work: bool = True
+    """Else the layers run part by part, where hooks see what passes."""
 
     @property
     def count(self) -> int:
@@ -45,7 +47,7 @@ class FusedLayers:
 
         def forward(_: Any, hidden_1TH: torch.Tensor, *rest: Any, **named: Any) -> torch.Tensor:
             sight = named.get("whet_sight")
-            is_training = torch.is_grad_enabled() and (hidden_1TH.requires_grad or has_trained) and not rest
+            is_training = self.is_at_work and torch.is_grad_enabled() and (hidden_1TH.requires_grad or has_trained) and not rest
             is_packed = isinstance(sight, Sight) and (window is None or sight.longest <= window)
             if not (is_training and is_packed):
                 return inner(hidden_1TH, *rest, **named)
@@ -68,7 +70,7 @@ def run_fused(
 ) -> torch.Tensor:
     """(1, T, H) outputs of a layer, at the wanted columns alone if it is trimmed."""
     prefix = sight.prefix.seen[fused.number] if sight.prefix else (None, None)
-    made = FusedFunction.apply(hidden_1TH, *rotation, *prefix, fused, sight, is_trimmed, *fused.trained())
+    made = FusedFunction.apply(hidden_1TH, *rotation, *prefix, Run(fused, sight, is_trimmed), *fused.trained())
     if sight.filling is None:
         return made
     out, key, value = made
@@ -165,4 +167,3 @@ def _gives(
     except (RuntimeError, TypeError, IndexError):
         return False
     return bool((got - whole).abs().max() <= SAME * (whole - hidden_1TH).abs().max())
-

@@ -106,7 +106,14 @@ class FusedLayer:
         return all(part.is_served() for part in maps) and not any(n.shift is None or n.module.weight.requires_grad for n in norms)
 
     def forward(
-        self, x_TH: torch.Tensor, cos_TD: torch.Tensor, sin_TD: torch.Tensor, prefix: PrefixPair, sight: Sight, *, is_trimmed: bool
+        self,
+        x_TH: torch.Tensor,
+        cos_TD: torch.Tensor,
+        sin_TD: torch.Tensor,
+        prefix: PrefixPair,
+        sight: Sight,
+        *,
+        is_trimmed: bool,
     ) -> tuple[torch.Tensor, Kept]:
         """(N, H) outputs, and what the backward pass needs.
 
@@ -163,8 +170,9 @@ class FusedLayer:
             parts[0] = take(num, self.front.widths[0])
             seen = self._seen(kept)
             heads = [self._heads(t) for t in (dout_TQ, *seen, kept.v_TK, kept.out_TQ, *parts)]
+            tree, into = kept.sight.tree, (heads[5], heads[6], heads[7])
             dprefix = attend_tree_back(
-                *heads[:4], kept.prefix, heads[4], kept.lse_TH, kept.sight.tree, self.attention_scale, tuple(heads[5:])
+                *heads[:4], kept.prefix, heads[4], kept.lse_TH, tree=tree, scale=self.attention_scale, into=into
             )
             self._unsee(*seen)
             give(dout_TQ, kept.out_TQ)
@@ -285,13 +293,22 @@ def rotate(x_THD: torch.Tensor, cos_T1D: torch.Tensor, sin_T1D: torch.Tensor, is
     b.mul_(cos).addcmul_(before, sin, value=-sign)
 
 
+@dataclass(frozen=True)
+class Run:
+    """One pass of one layer."""
+
+    layer: FusedLayer
+    sight: Sight
+    is_trimmed: bool
+
+
 class FusedFunction(torch.autograd.Function):
-    """The layer to autograd. Inputs: x (1, T, H), cos and sin (1, T, D), a prefix's keys and values, and `trained()`."""
+    """The layer to autograd. Inputs: x (1, T, H), cos and sin (1, T, D), a prefix's keys and values, the run, and `trained()`."""
 
     @staticmethod
-    def forward(ctx: Any, x_1TH, cos_1TD, sin_1TD, prefix_key, prefix_value, layer: FusedLayer, sight: Sight, is_trimmed, *_):
-        prefix = (prefix_key, prefix_value)
-        y_NH, kept = layer.forward(x_1TH[0], cos_1TD[0], sin_1TD[0], prefix, sight, is_trimmed=is_trimmed)
+    def forward(ctx: Any, x_1TH, cos_1TD, sin_1TD, prefix_key, prefix_value, run: Run, *_):
+        layer, sight, prefix = run.layer, run.sight, (prefix_key, prefix_value)
+        y_NH, kept = layer.forward(x_1TH[0], cos_1TD[0], sin_1TD[0], prefix, sight, is_trimmed=run.is_trimmed)
         ctx.set_materialize_grads(False)
         # Not save_for_backward: the buffers are written over as soon as the backward pass has read them.
         ctx.layer, ctx.kept = layer, kept
@@ -303,4 +320,4 @@ class FusedFunction(torch.autograd.Function):
         kept, ctx.kept = ctx.kept, None
         dy_NH = None if dy_1NH is None else dy_1NH[0].contiguous()
         dx_TH, dprefix, found = ctx.layer.backward(kept, dy_NH, dkeys or (None, None), is_first=not ctx.needs_input_grad[0])
-        return None if dx_TH is None else dx_TH[None], None, None, *dprefix, None, None, None, *found
+        return None if dx_TH is None else dx_TH[None], None, None, *dprefix, None, *found
