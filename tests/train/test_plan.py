@@ -131,11 +131,13 @@ def test_weights_in_4_bits_take_what_the_paper_says() -> None:
 
 
 @pytest.mark.integration
-def test_activations_are_what_autograd_keeps(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_fused", [True, False], ids=["fused", "by parts"])
+def test_activations_are_what_the_forward_pass_keeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_fused: bool) -> None:
     import torch
     from conftest import random_model
 
     from whet.backends.base import Pack, Segment
+    from whet.backends.on_torch.fused_layer import FusedLayer
     from whet.backends.open import open_backend
     from whet.models.base_model import open_base
 
@@ -145,12 +147,25 @@ def test_activations_are_what_autograd_keeps(tmp_path: Path) -> None:
     backend.attach(LoraSettings())
     own = {p.untyped_storage().data_ptr() for p in backend.model.parameters()}
     kept: dict[int, Any] = {}
+    backend.passes.fused.is_at_work = is_fused
+    if not is_fused:
+        monkeypatch.setattr("whet.train.memory.fuses", lambda *_: False)
 
     def keep(tensor: Any) -> Any:
         if tensor.untyped_storage().data_ptr() not in own:
             kept[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
+    inner = FusedLayer.forward
+
+    def forward(*given: Any, **named: Any) -> Any:
+        out, held = inner(*given, **named)
+        for tensor in vars(held).values():
+            if isinstance(tensor, torch.Tensor):
+                keep(tensor)
+        return out, held
+
+    monkeypatch.setattr(FusedLayer, "forward", forward)
     pack = Pack((), tuple(Segment(tuple(range(3, 131)), 40) for _ in range(4)))
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         losses, _ = backend.passes.losses(pack, "packed")
