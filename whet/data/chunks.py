@@ -238,7 +238,7 @@ def _cut(rest: str, limit: int) -> int:
         ends = [place for place in _ends(pattern, rest, limit // 2, limit) if place > limit // 2]
         if ends:
             return ends[-1]
-    return limit if _is_sure(rest, limit) else max(_clusters(rest, limit), default=limit)
+    return limit if is_parted(rest, limit) else max(_clusters(rest, limit), default=limit)
 
 
 def _overlap_start(rest: str, length: int, back: int) -> int:
@@ -251,7 +251,7 @@ def _overlap_start(rest: str, length: int, back: int) -> int:
         place = next((place for place in _ends(pattern, rest, max(0, begin - 64), length) if place >= begin), length)
         if place < length:
             return place
-    return begin if _is_sure(rest, begin) else next((place for place in _clusters(rest, length) if begin <= place), length)
+    return begin if is_parted(rest, begin) else next((place for place in _clusters(rest, length) if begin <= place), length)
 
 
 def _ends(pattern: "regex.Pattern[str]", rest: str, begin: int, limit: int) -> Iterator[int]:
@@ -270,7 +270,7 @@ def _is_between(rest: str, place: int) -> bool:
     return match is None or match.end() == place
 
 
-def _is_sure(rest: str, place: int) -> bool:
+def is_parted(rest: str, place: int) -> bool:
     """Whether two characters meet there that nothing joins: Chinese ones, kana, letters and digits of ASCII."""
     return _patterns().sure.match(rest, max(0, place - 1)) is not None and 0 < place < len(rest)
 

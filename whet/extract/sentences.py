@@ -3,7 +3,7 @@
 import re
 from bisect import bisect_left, bisect_right
 
-from whet.data.chunks import CLOSERS, ENDS_ALONE
+from whet.data.chunks import CLOSERS, ENDS_ALONE, is_parted
 from whet.records import Span
 
 ENDS = re.compile(rf"[{ENDS_ALONE}!?;]+[{CLOSERS}]*|\.(?=\s|$)|[\n\r\u2028\u2029]+")
@@ -33,11 +33,13 @@ def sentences_around(text: str, span: Span) -> Span:
 
 
 def _narrowed(text: str, start: int, end: int, span: Span) -> Span:
-    import regex  # late, as in data/chunks.py
-
     spare = max(0, MOST - (span.end - span.start))
     low = max(start, min(span.start - spare // 2, end - MOST))
     high = min(end, max(low + MOST, span.end))
+    if is_parted(text, low) and is_parted(text, high):
+        return Span(low, high)
+    import regex  # late, as in data/chunks.py
+
     places = [start, *(start + found.end() for found in regex.finditer(r"\X", text[start:end]))]
     first, last = places[bisect_left(places, low)], places[bisect_right(places, high) - 1]
     return Span(min(first, span.start), max(last, span.end))
