@@ -10,6 +10,7 @@ ENDS = re.compile(rf"[{ENDS_ALONE}!?;]+[{CLOSERS}]*|\.(?=\s|$)|[\n\r\u2028\u2029
 """Where a sentence ends, with the quotation marks and brackets that close behind it."""
 
 MOST = 200  # characters that are quoted, where the span itself has no more: a text without marks is one sentence
+NEAR = 64  # characters around a place that are looked at, to see which of them are one
 
 
 def sentences_around(text: str, span: Span) -> Span:
@@ -36,10 +37,16 @@ def _narrowed(text: str, start: int, end: int, span: Span) -> Span:
     spare = max(0, MOST - (span.end - span.start))
     low = max(start, min(span.start - spare // 2, end - MOST))
     high = min(end, max(low + MOST, span.end))
-    if is_parted(text, low) and is_parted(text, high):
-        return Span(low, high)
+    before, behind = _edges(text, low, start, end)[1], _edges(text, high, start, end)[0]
+    return Span(min(before, span.start), max(behind, span.end))
+
+
+def _edges(text: str, at: int, start: int, end: int) -> tuple[int, int]:
+    """The last place up to `at` and the first one from it on where a character that one sees ends."""
+    if at in (start, end) or is_parted(text, at):
+        return at, at
     import regex  # late, as in data/chunks.py
 
-    places = [start, *(start + found.end() for found in regex.finditer(r"\X", text[start:end]))]
-    first, last = places[bisect_left(places, low)], places[bisect_right(places, high) - 1]
-    return Span(min(first, span.start), max(last, span.end))
+    sure = next((place for place in range(at, max(start, at - NEAR), -1) if is_parted(text, place)), max(start, at - NEAR))
+    places = [sure, *(sure + found.end() for found in regex.finditer(r"\X", text[sure : min(end, at + NEAR)]))]
+    return places[bisect_right(places, at) - 1], places[bisect_left(places, at)]
