@@ -38,7 +38,7 @@ CREATE TABLE IF NOT EXISTS chunks (
     id TEXT PRIMARY KEY, root TEXT NOT NULL, document INTEGER NOT NULL, version INTEGER NOT NULL, start INTEGER NOT NULL,
     end INTEGER NOT NULL, pages TEXT NOT NULL, text BLOB, status TEXT NOT NULL, reason TEXT NOT NULL, reply BLOB NOT NULL,
     records TEXT NOT NULL, num_tokens INTEGER NOT NULL, seconds REAL NOT NULL, tries INTEGER NOT NULL, asked INTEGER NOT NULL
-) WITHOUT ROWID;
+);
 CREATE INDEX IF NOT EXISTS chunks_in_order ON chunks (document, version, start, end);
 CREATE INDEX IF NOT EXISTS chunks_of_root ON chunks (root);
 CREATE INDEX IF NOT EXISTS open_chunks ON chunks (document) WHERE status IN ('cut', 'failed', 'waiting');
@@ -356,9 +356,10 @@ class State:
     def failures(self) -> Iterator[dict[str, Any]]:
         """The chunks of the output's documents that failed or were cut, with reason, raw reply and text; and refused inputs."""
         for entry in self.documents():
+            # By the index of what is open, so that chunks that are done need not be looked at.
             sql = (
-                "SELECT id, start, end, pages, status, reason, tries, reply, text FROM chunks "
-                "WHERE document = ? AND version = ? AND status IN ('cut', 'failed') ORDER BY start, end"
+                "SELECT id, start, end, pages, status, reason, tries, reply, text FROM chunks INDEXED BY open_chunks WHERE "
+                "document = ? AND version = ? AND status IN ('cut', 'failed', 'waiting') AND status != 'waiting' ORDER BY start, end"
             )
             for id_, start, end, pages, status, reason, tries, reply, text in self.rows(sql, entry.id, entry.version):
                 page = next((page for _, page in json.loads(pages)), None)
