@@ -23,7 +23,7 @@ def view(
     language: Annotated[str, typer.Option(help="Language of the source texts, for the choice of their font.")] = "zh",
 ) -> None:
     """Write one HTML file that shows the records in their source. It loads nothing; every highlight is checked first."""
-    from whet.errors import InputError
+    from whet.errors import InputError, counted
     from whet.pipeline.view.write import ViewSettings, write_view
 
     page = page or out.with_suffix(".html")
@@ -40,6 +40,5 @@ def view(
     viewed = write_view(out, page, settings)
     for note in viewed.notes:
         typer.echo(f"note: {note}", err=True)
-    counts = {"record": viewed.num_records, "document": viewed.num_documents, "character": viewed.num_chars}
-    shown = [f"{num:,} {what}{'s' * (num != 1)}" for what, num in counts.items()]
-    typer.echo(f"page: {page} ({shown[0]} in {shown[1]}, {shown[2]})")
+    held = f"{counted(viewed.num_records, 'record')} in {counted(viewed.num_documents, 'document')}"
+    typer.echo(f"page: {page} ({held}, {counted(viewed.num_chars, 'character')})")

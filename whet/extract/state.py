@@ -358,8 +358,9 @@ class State:
         for entry in self.documents():
             # By the index of what is open, so that chunks that are done need not be looked at.
             sql = (
-                "SELECT id, start, end, pages, status, reason, tries, reply, text FROM chunks INDEXED BY open_chunks WHERE "
-                "document = ? AND version = ? AND status IN ('cut', 'failed', 'waiting') AND status != 'waiting' ORDER BY start, end"
+                "SELECT id, start, end, pages, status, reason, tries, reply, text FROM chunks INDEXED BY open_chunks "
+                "WHERE document = ? AND version = ? AND status IN ('cut', 'failed', 'waiting') AND status != 'waiting' "
+                "ORDER BY start, end"
             )
             for id_, start, end, pages, status, reason, tries, reply, text in self.rows(sql, entry.id, entry.version):
                 page = next((page for _, page in json.loads(pages)), None)

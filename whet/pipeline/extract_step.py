@@ -11,7 +11,7 @@ from whet.config import Places, apply_overrides, load
 from whet.data.chunks import Chunk, Cut, cut_chunks
 from whet.data.documents.find import Before, find_documents
 from whet.data.documents.source import Kind, Piece
-from whet.errors import InputError, InterruptedRunError, WhetError
+from whet.errors import InputError, InterruptedRunError, WhetError, counted
 from whet.evaluate.calibration import Calibration
 from whet.extract.bound import open_state
 from whet.extract.flow import Flow, Way
@@ -200,7 +200,7 @@ def _require_text(order: Order, state: State, tally: Tally) -> None:
         return
     told = [(row["document"], row["reason"]) for row in state.failures() if row["status"] in ("refused", "unreadable")]
     if told:
-        others = "1 other input or page has" if len(told) == 2 else f"{len(told) - 1:,} other inputs or pages have"
+        others = counted(len(told) - 1, "other input", "has", "have")
         more = f" ({others} no text either)" if len(told) > 1 else ""
         raise InputError(told[0][0], f"{told[0][1]}{more}")
     raise InputError(", ".join(order.inputs), "holds no text", "Name files or folders with documents to read")
