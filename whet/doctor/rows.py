@@ -14,6 +14,7 @@ from whet.data.near import NearTexts, ngrams
 from whet.data.rows import Reject
 from whet.doctor.chunks import look_chunks
 from whet.doctor.finding import Context, Finding, Findings, error, note, share, warning
+from whet.doctor.labels import look_labels
 from whet.doctor.offsets import look_offsets
 from whet.doctor.splits import Rows
 from whet.doctor.tokens import look_tokens
@@ -240,6 +241,7 @@ CHECKS: tuple[Callable[[list[Rows], Context], Iterator[Finding]], ...] = (
     _shapes,
     _repeats,
     _golds,
+    look_labels,
     _prompts,
     _forms,
     _feedback_rows,
