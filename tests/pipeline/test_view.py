@@ -204,7 +204,7 @@ def test_changed_values_are_marked_where_they_are_allowed(tmp_path):
     (tmp_path / "a.txt").write_text("程富陞大理寺正卿。", encoding="utf-8")
     report = write_view(out, tmp_path / "view.html", ViewSettings(allow_changed=True))
     assert report.num_changed == 1
-    assert "1 values no longer stand" in report.notes[0]
+    assert "1 value no longer stands" in report.notes[0]
     data = Page(tmp_path / "view.html").data
     assert marked(data) == [("程富", None, None)]
     office = data["values"][1]
@@ -323,7 +323,7 @@ def test_what_is_no_jsonl_or_holds_no_records_is_refused(tmp_path):
 def test_two_records_of_one_id_are_said(tmp_path):
     made = viewed.row("a.txt", {"name": viewed.value("程富", "程富")})
     report, _ = written(tmp_path, {"a.txt": "程富"}, [made, made])
-    assert report.notes == ("1 records have the id of an earlier one; a link leads to the first.",)
+    assert report.notes == ("1 record has the id of an earlier one; a link leads to the first.",)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="names of files there hold no such character")

@@ -152,7 +152,7 @@ def test_a_name_or_choice_that_no_reply_can_hold_is_refused(rule: FieldRule) -> 
 
 def test_too_short_a_limit_is_named_with_the_least() -> None:
     made = constrainer("embedded")
-    with pytest.raises(InputError, match="a reply of 1 tokens can't even hold an empty list, which takes 2"):
+    with pytest.raises(InputError, match="a reply of 1 token can't even hold an empty list, which takes 2"):
         made.guide(Constraint(OFFICIALS, SOURCE)).begin(1)
     guide = made.guide(Constraint(OFFICIALS, SOURCE))
     ids = guide.begin(2)

@@ -68,7 +68,7 @@ def test_what_keeps_the_constraint_breaks_nothing(reply: str) -> None:
         (say(RIGHT, RIGHT | {"name": "蹇义"}), "ungrounded: name of entry 2 is '蹇义', which does not stand in the text"),
         (say(RIGHT | {"name": ""}), "length: name of entry 1 has 0 characters; 1 at least were wanted"),
         (say(RIGHT | {"name": "少師蹇義卒"}), "length: name of entry 1 has 5 characters; 4 at most were wanted"),
-        (say(RIGHT | {"note": "甲"}), "length: note of entry 1 has 1 characters; 2 at least were wanted"),
+        (say(RIGHT | {"note": "甲"}), "length: note of entry 1 has 1 character; 2 at least were wanted"),
         (say(dict(reversed(RIGHT.items()))), "order: entry 1 has its keys in the order note, event, office, name;"),
     ],
 )

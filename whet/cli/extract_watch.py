@@ -5,6 +5,7 @@ import time
 from types import TracebackType
 from typing import Any, Self
 
+from whet.errors import counted
 from whet.extract.progress import Tally
 
 SHOW_EVERY_S = 0.2
@@ -66,8 +67,8 @@ def say_progress(tally: Tally) -> tuple[str, ...]:
     where += [] if left is None else [f"{say_time(left)} left"]
     words = [
         f"document {counts['documents']:,}",
-        f"{counts['chunks']:,} chunks ({counts['chunks'] / seconds:.3g}/s)",
-        f"{counts['records']:,} records ({counts['records'] / seconds:.3g}/s)",
+        f"{counted(counts['chunks'], 'chunk')} ({counts['chunks'] / seconds:.3g}/s)",
+        f"{counted(counts['records'], 'record')} ({counts['records'] / seconds:.3g}/s)",
         f"{counts['tokens'] / seconds:,.0f} tokens/s",
     ]
     words += [f"{counts['known']:,} known"] if counts["known"] else []

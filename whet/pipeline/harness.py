@@ -15,7 +15,7 @@ from pydantic import Field
 
 from whet.config import Settings
 from whet.engines.base import Engine
-from whet.errors import InputError, MissingExtraError
+from whet.errors import InputError, MissingExtraError, counted
 from whet.evaluate.results import SuiteResult, write_result
 from whet.pipeline.harness_part import METRICS, NAME, HarnessPart, Kept, read_messages
 from whet.pipeline.systems import Candidate
@@ -210,7 +210,7 @@ def _rank(engine: Engine, asked: Sequence[tuple[str, str]], kept: Kept, say: Cal
     for context, continuation in asked:
         if continuation not in choices[context]:
             choices[context].append(continuation)
-    say(f"{len(choices)} prompts to rank")
+    say(f"{counted(len(choices), 'prompt')} to rank")
     began = monotonic()
     found: dict[tuple[str, str], float] = {}
     for context, continuations in choices.items():
@@ -235,7 +235,7 @@ def _write(engine: Engine, asked: Sequence[tuple[str, Mapping[str, Any]]], kept:
         temperature = float(said.get("temperature") or 0.0) if said.get("do_sample") else 0.0
         requests.append(Request(read_messages(context), budget, temperature=temperature, seed=number))
         kept.max_tokens = max(kept.max_tokens, budget)
-    say(f"{len(requests)} prompts to answer")
+    say(f"{counted(len(requests), 'prompt')} to answer")
     began = monotonic()
     completions = engine.answer(requests)
     kept.seconds += monotonic() - began

@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from whet.errors import InputError, MissingExtraError
+from whet.errors import InputError, MissingExtraError, counted
 from whet.records import Constraint
 from whet.text.chat import Chat
 from whet.text.closing import Closer, Vocabulary
@@ -100,7 +100,7 @@ class ReplyGuide:
     def begin(self, left: int) -> tuple[int, ...]:
         if not self._closer.fits(self._state, left):
             needed = len(self._closer.ids(self._state)) + 1
-            what = f"a reply of {left} tokens can't even hold an empty list, which takes {needed}"
+            what = f"a reply of {counted(left, 'token')} can't even hold an empty list, which takes {needed}"
             raise InputError("task.max_tokens", what, f"Set it to {needed} or more")
         return self._go_on((), self._state, left)
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from whet.errors import counted
 from whet.records import Constraint, FieldRule
 
 KINDS = ("fence", "json", "list", "entry", "keys", "null", "text", "choice", "ungrounded", "length", "order")
@@ -64,9 +65,9 @@ def _of_value(value: Any, rule: FieldRule, source: str | None) -> tuple[str, str
     elif rule.kind == "span" and source is not None and value not in source:
         found = "ungrounded", f"is {_short(value)}, which does not stand in the text"
     elif len(value) < rule.min_chars:
-        found = "length", f"has {len(value)} characters; {rule.min_chars} at least were wanted"
+        found = "length", f"has {counted(len(value), 'character')}; {rule.min_chars} at least were wanted"
     elif rule.max_chars is not None and len(value) > rule.max_chars:
-        found = "length", f"has {len(value)} characters; {rule.max_chars} at most were wanted"
+        found = "length", f"has {counted(len(value), 'character')}; {rule.max_chars} at most were wanted"
     return found
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import Field
 
 from whet.config import Settings
-from whet.errors import InputError
+from whet.errors import InputError, counted
 from whet.pipeline.view.columns import ShownDocument, embed, page_data
 from whet.pipeline.view.rows import Gathered, Range, ReadRow, gather
 from whet.pipeline.view.texts import SourceText, read_passages, texts_of
@@ -158,9 +158,10 @@ def _notes(
     if settings.around is not None:
         yield f"Only the text around records is shown, {settings.around:,} characters on each side."
     if num_changed:
-        yield f"{num_changed:,} values no longer stand where they were read: the source has changed since. They are marked."
+        changed = counted(num_changed, "value", "no longer stands", "no longer stand")
+        yield f"{changed} where the text was read: the source has changed since, and this is marked."
     if gathered.num_twice:
-        yield f"{gathered.num_twice:,} records have the id of an earlier one; a link leads to the first."
+        yield f"{counted(gathered.num_twice, 'record', 'has', 'have')} the id of an earlier one; a link leads to the first."
 
 
 def render(data: dict[str, Any], language: str) -> str:
