@@ -13,12 +13,12 @@ def speed_up(model: torch.nn.Module) -> None:
     """Replace the forward functions of a model's plain LoRA layers, RMS norms and MLPs gated by SiLU. Weights and names stay."""
     for module in model.modules():
         if type(module).__name__.endswith("RMSNorm") and "forward" not in vars(module):
-            shift = _shift_of(module)
+            shift = shift_of(module)
             if shift is not None:
-                module.forward = types.MethodType(_norm_forward(_epsilon(module), shift), module)
+                module.forward = types.MethodType(_norm_forward(epsilon_of(module), shift), module)
         elif is_plain_lora(module):
             module.forward = types.MethodType(_lora_forward, module)
-        elif "forward" not in vars(module) and _is_gated_by_silu(module):
+        elif "forward" not in vars(module) and is_gated_by_silu(module):
             module.forward = types.MethodType(_gated_forward, module)
 
 
@@ -69,7 +69,7 @@ class _LoraLinear(torch.autograd.Function):
         return dx, dweight, dbias, da, db, None
 
 
-def _is_gated_by_silu(module: torch.nn.Module) -> bool:
+def is_gated_by_silu(module: torch.nn.Module) -> bool:
     """Whether a module is down(silu(gate(x)) * up(x)), by what it computes."""
     if not all(hasattr(module, name) for name in ("gate_proj", "up_proj", "down_proj", "act_fn")):
         return False
@@ -106,11 +106,11 @@ class _GatedSilu(torch.autograd.Function):
         return torch.ops.aten.silu_backward(grad * up, gate), dup
 
 
-def _epsilon(norm: torch.nn.Module) -> float:
+def epsilon_of(norm: torch.nn.Module) -> float:
     return float(next((value for name in ("variance_epsilon", "eps") if (value := getattr(norm, name, None)) is not None), 0.0))
 
 
-def _shift_of(norm: torch.nn.Module) -> float | None:
+def shift_of(norm: torch.nn.Module) -> float | None:
     """0 where the norm scales by its weight, 1 where by 1 + weight (Gemma), None where it does something else."""
     weight = getattr(norm, "weight", None)
     if not isinstance(weight, torch.nn.Parameter) or weight.ndim != 1 or weight.dtype != torch.float32:
@@ -121,7 +121,7 @@ def _shift_of(norm: torch.nn.Module) -> float | None:
     with torch.no_grad():
         wanted = norm(x)
         for shift in (0.0, 1.0):
-            got = _RmsNorm.apply(x, weight, _epsilon(norm), shift)
+            got = _RmsNorm.apply(x, weight, epsilon_of(norm), shift)
             if got.shape == wanted.shape and ((got - wanted).abs().amax(-1) <= SAME * wanted.abs().amax(-1)).all():
                 return shift
     return None
@@ -130,14 +130,14 @@ def _shift_of(norm: torch.nn.Module) -> float | None:
 def _norm_forward(epsilon: float, shift: float) -> Callable[..., torch.Tensor]:
     def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
         if not torch.is_grad_enabled():
-            scale = _scale(x, epsilon)
+            scale = scale_of(x, epsilon)
             return (x * scale).mul_(self.weight + shift if shift else self.weight)
         return _RmsNorm.apply(x, self.weight, epsilon, shift)
 
     return forward
 
 
-def _scale(x: torch.Tensor, epsilon: float) -> torch.Tensor:
+def scale_of(x: torch.Tensor, epsilon: float) -> torch.Tensor:
     """1 / rms(x) over the last dimension."""
     return (torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_() / x.shape[-1]).add_(epsilon).rsqrt_()
 
@@ -147,7 +147,7 @@ class _RmsNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x, weight, epsilon, shift):
-        scale = _scale(x, epsilon)
+        scale = scale_of(x, epsilon)
         ctx.save_for_backward(x, weight, scale)
         ctx.shift = shift
         return (x * scale).mul_(weight + shift if shift else weight)
