@@ -12,7 +12,6 @@ from whet.backends.base import Ask, Generated, Pack, Segment
 from whet.backends.on_torch.attention import NAME, PrefixKeys, Sight
 from whet.backends.on_torch.choices import Predicted, choose
 from whet.backends.on_torch.decode_cache import OwnKeys, SharedPrefix
-from whet.backends.on_torch.decode_layers import open_decode_layers
 from whet.backends.on_torch.decode_row import DecodeRow, NewTokens, decode_row, length_class
 from whet.backends.on_torch.drafts import Copier, Drafts
 from whet.backends.on_torch.held import Held, Spans
@@ -63,8 +62,7 @@ class Decoder:
         self.own = OwnKeys(self.most_places)
         self.prefixes: list[SharedPrefix] = []
         self.live: list[Live] = []
-        self.layers = open_decode_layers(passes) if held is None else None
-        self.products = Products(passes, is_head_alone=self.layers is not None)
+        self.products = Products(passes)
         self.drafts = Drafts(kind)
 
     @torch.no_grad()
@@ -194,7 +192,7 @@ class Decoder:
         wanted = rows.positions_BT.new_zeros(1) if self.passes.last is not None else None
         before = prefix.keys if prefix else None
         sight = Sight(rows.tree, rows.positions_BT[0], rows.longest, before, keys, wanted, self.last_layer)
-        self._hidden(rows.ids_BT, rows.positions_BT, sight, [(adapter, None)])
+        self._run(rows.ids_BT, rows.positions_BT, sight, [(adapter, None)])
         return keys
 
     def _step(self) -> list[Reply]:
@@ -279,7 +277,7 @@ class Decoder:
         if head is None:
             made = self._run(row.ids_1T, row.positions_1T, row.sight, spans, is_whole=True, logits_to_keep=columns_R).logits[0]
             return Predicted(logits_RV=made if len(made) == len(columns) else made[columns_R])  # a few models give all columns
-        hidden_TH = self._hidden(row.ids_1T, row.positions_1T, row.sight, spans)
+        hidden_TH = self._run(row.ids_1T, row.positions_1T, row.sight, spans).last_hidden_state[0]
         return Predicted(hidden_TH.index_select(0, columns_R), head, self.products.of_head)
 
     def _spans(self, row: DecodeRow) -> Spans:
@@ -290,13 +288,6 @@ class Decoder:
         of_n = torch.tensor([names.index(live.adapter) for live in self.live], device=self.device)
         of_T = of_n[row.sight.slot_T]
         return [(name, (of_T == number).nonzero()[:, 0]) for number, name in enumerate(names)]
-
-    def _hidden(self, ids_1T: torch.Tensor, positions_1T: torch.Tensor, sight: Any, spans: Spans) -> torch.Tensor:
-        """(T, hidden) outputs of the decoder."""
-        if self.layers is not None:
-            return self.layers(ids_1T, positions_1T, sight)
-        hidden_TH: torch.Tensor = self._run(ids_1T, positions_1T, sight, spans).last_hidden_state[0]
-        return hidden_TH
 
     def _run(
         self,

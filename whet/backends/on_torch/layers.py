@@ -18,7 +18,7 @@ def speed_up(model: torch.nn.Module) -> None:
                 module.forward = types.MethodType(_norm_forward(epsilon_of(module), shift), module)
         elif is_plain_lora(module):
             module.forward = types.MethodType(_lora_forward, module)
-        elif "forward" not in vars(module) and is_gated_by_silu(module):
+        elif "forward" not in vars(module) and _is_gated_by_silu(module):
             module.forward = types.MethodType(_gated_forward, module)
 
 
@@ -69,7 +69,7 @@ class _LoraLinear(torch.autograd.Function):
         return dx, dweight, dbias, da, db, None
 
 
-def is_gated_by_silu(module: torch.nn.Module) -> bool:
+def _is_gated_by_silu(module: torch.nn.Module) -> bool:
     """Whether a module is down(silu(gate(x)) * up(x)), by what it computes."""
     if not all(hasattr(module, name) for name in ("gate_proj", "up_proj", "down_proj", "act_fn")):
         return False
@@ -130,14 +130,14 @@ def shift_of(norm: torch.nn.Module) -> float | None:
 def _norm_forward(epsilon: float, shift: float) -> Callable[..., torch.Tensor]:
     def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
         if not torch.is_grad_enabled():
-            scale = scale_of(x, epsilon)
+            scale = _scale(x, epsilon)
             return (x * scale).mul_(self.weight + shift if shift else self.weight)
         return _RmsNorm.apply(x, self.weight, epsilon, shift)
 
     return forward
 
 
-def scale_of(x: torch.Tensor, epsilon: float) -> torch.Tensor:
+def _scale(x: torch.Tensor, epsilon: float) -> torch.Tensor:
     """1 / rms(x) over the last dimension."""
     return (torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_() / x.shape[-1]).add_(epsilon).rsqrt_()
 
@@ -147,7 +147,7 @@ class _RmsNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x, weight, epsilon, shift):
-        scale = scale_of(x, epsilon)
+        scale = _scale(x, epsilon)
         ctx.save_for_backward(x, weight, scale)
         ctx.shift = shift
         return (x * scale).mul_(weight + shift if shift else weight)

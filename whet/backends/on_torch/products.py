@@ -22,18 +22,19 @@ class Products:
     torch's linear in fp32, whose library keeps to AVX2 there. What they give differs from the layers' outputs by rounding alone.
     """
 
-    def __init__(self, passes: Passes, *, is_head_alone: bool = False) -> None:
+    def __init__(self, passes: Passes) -> None:
         model, head = passes.model, passes.head
         self.forwards: dict[torch.nn.Module, Callable[..., torch.Tensor]] = {}
         self.of_head: Callable[[torch.Tensor], torch.Tensor] | None = head
-        layers = [] if passes.is_sharded or not is_served(model) else linear_layers(model, head)
-        if not fits([*layers, *([head] if head is not None else [])]):
+        layers = [] if passes.is_sharded or not _is_served(model) else _layers(model, head)
+        whole = [*layers, *([head] if head is not None else [])]
+        if sum(layer.in_features * layer.out_features for layer in whole) * 4 > SHARE * _memory():
             return
         with torch.no_grad():
-            for group in [] if is_head_alone else _siblings(layers, passes):
+            for group in _siblings(layers, passes):
                 self.forwards |= dict(zip(group, _products(group), strict=True))
             if layers and head is not None:
-                self.of_head = product_of([whole(head)])
+                (self.of_head,) = _products([head])
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
@@ -51,18 +52,15 @@ class Products:
                     layer.forward = forward
 
 
-def is_served(model: Any) -> bool:
-    """Whether a model's layers are in fp32 on a CPU."""
+def _is_served(model: Any) -> bool:
     return model.device.type == "cpu" and model.dtype == torch.float32 and torch.backends.mkldnn.is_available()
 
 
-def fits(layers: Sequence[Any]) -> bool:
-    """Whether the memory has room for second copies of layers."""
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return sum(layer.in_features * layer.out_features for layer in layers) * 4 <= SHARE * memory
+def _memory() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def linear_layers(model: Any, head: Any) -> list[Any]:
+def _layers(model: Any, head: Any) -> list[Any]:
     """The linear layers in fp32, those that PEFT wraps plainly with what it wraps around them."""
     found: list[Any] = []
     inside: set[int] = set()
@@ -72,10 +70,10 @@ def linear_layers(model: Any, head: Any) -> list[Any]:
             inside |= {id(inner) for inner in module.modules()}
         elif type(module) is torch.nn.Linear and id(module) not in inside and module is not head and "lora_" not in name:
             found.append(module)
-    return [layer for layer in found if whole(layer)[0].dtype == torch.float32]
+    return [layer for layer in found if _whole(layer)[0].dtype == torch.float32]
 
 
-def whole(layer: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+def _whole(layer: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Weight (out, in) and bias of a layer, its adapter added in."""
     if type(layer) is torch.nn.Linear:
         return layer.weight, layer.bias
@@ -110,28 +108,27 @@ def _siblings(layers: Sequence[Any], passes: Passes) -> list[list[Any]]:
 
 def _products(layers: Sequence[Any]) -> list[Callable[..., torch.Tensor]]:
     """A forward function for each of the layers, which share their input."""
-    found = [whole(layer) for layer in layers]
-    product = product_of(found)
+    found = [_whole(layer) for layer in layers]
+    weight = torch.cat([weight for weight, _ in found]) if len(found) > 1 else found[0][0]
+    bias = None
+    if any(one is not None for _, one in found):
+        bias = torch.cat([weight.new_zeros(len(weight)) if one is None else one for weight, one in found])
+    product = _product(weight.detach(), None if bias is None else bias.detach())
     if len(found) == 1:
         return [product]
     together = _Together(product, [len(weight) for weight, _ in found])
     return [together.part(number) for number in range(len(found))]
 
 
-def product_of(found: Sequence[tuple[torch.Tensor, torch.Tensor | None]]) -> "Product":
-    """One product by weights (out, in) and biases that stand below each other."""
-    weight = torch.cat([weight for weight, _ in found]) if len(found) > 1 else found[0][0]
-    bias = None
-    if any(one is not None for _, one in found):
-        bias = torch.cat([weight.new_zeros(len(own)) if one is None else one for own, one in found]).detach()
+def _product(weight: torch.Tensor, bias: torch.Tensor | None) -> "_Product | _OneDnnProduct":
     is_intel = str(torch.cpu.get_capabilities().get("cpu_name", "")).startswith("Intel")
-    return Product(weight.detach(), bias) if is_intel else _OneDnnProduct(weight.detach(), bias)
+    return _Product(weight, bias) if is_intel else _OneDnnProduct(weight, bias)
 
 
-class Product:
+class _Product:
     """x W^T + bias by torch's own library, which is MKL where the CPU is Intel's.
 
-    Weights lie as they are read: for few rows MKL would spend more time on turning them than on the product.
+    Weights lie turned as MKL reads them: for few rows it spends as much time on turning them as on the product.
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
@@ -141,13 +138,8 @@ class Product:
         made = x @ self.weight_IO
         return made if self.bias is None else made.add_(self.bias)
 
-    def added_to(self, y_TO: torch.Tensor, x_TI: torch.Tensor) -> torch.Tensor:
-        """The product and y."""
-        made = torch.addmm(y_TO, x_TI, self.weight_IO)
-        return made if self.bias is None else made.add_(self.bias)
 
-
-class _OneDnnProduct(Product):
+class _OneDnnProduct:
     """x W^T + bias by oneDNN."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
@@ -161,14 +153,11 @@ class _OneDnnProduct(Product):
         y_TO = torch.ops.mkldnn._linear_pointwise(x_TI, self.weight, self.bias, "none", [], "")
         return y_TO[:num].view(*x.shape[:-1], -1)
 
-    def added_to(self, y_TO: torch.Tensor, x_TI: torch.Tensor) -> torch.Tensor:
-        return self(x_TI) + y_TO
-
 
 class _Together:
     """One product for layers with the same input; computed for the first that is called, cut up for all."""
 
-    def __init__(self, product: Product, sizes: Sequence[int]) -> None:
+    def __init__(self, product: _Product | _OneDnnProduct, sizes: Sequence[int]) -> None:
         self.product, self.sizes = product, list(sizes)
         self.given: torch.Tensor | None = None
         self.made: list[torch.Tensor] = []
