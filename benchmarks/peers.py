@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -71,6 +71,8 @@ class Run:
 
     seconds: list[float]
     losses: list[float]
+    cpu: list[float] = field(default_factory=list)
+    """Seconds of the processor: with one thread they do not tell of what else runs on the machine."""
 
 
 def train_peer(
@@ -118,14 +120,15 @@ def train_peer(
 
     class Watch(TrainerCallback):
         def on_train_begin(self, *_: Any, **__: Any) -> None:
-            self.before = time.perf_counter()
+            self.before, self.cpu_before = time.perf_counter(), time.process_time()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
             run.seconds.append(time.perf_counter() - self.before)
+            run.cpu.append(time.process_time() - self.cpu_before)
             run.losses.append(trainer.summed)
             trainer.summed = 0.0
             after_step(len(run.seconds))
-            self.before = time.perf_counter()
+            self.before, self.cpu_before = time.perf_counter(), time.process_time()
 
     data: Any = Dataset.from_dict(columns)
     trainer = Timed(model=model, args=args, train_dataset=data, processing_class=tokenizer, callbacks=[Watch()], **more)

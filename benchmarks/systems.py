@@ -127,9 +127,10 @@ def run_whet(job: Job, shape: Shape) -> dict[str, Any]:
     for picked in rows["steps"]:
         packs = pack_rows(picked, job.tokens_per_batch, backend.row_layout)
         works.append(packed_work(packs) if backend.row_layout == "packed" else padded_work(packs))
-        before = time.perf_counter()
+        before, cpu_before = time.perf_counter(), time.process_time()
         result = step(picked)
         run.seconds.append(time.perf_counter() - before)
+        run.cpu.append(time.process_time() - cpu_before)
         start_s = start_s or time.time() - job.started
         run.losses.append(result.loss_sum / result.num_learnt)
         learnt.append(result.num_learnt)
@@ -227,6 +228,7 @@ def _said(
     peak = peak_bytes(device)
     return {
         "seconds": run.seconds,
+        "cpu": run.cpu,
         "losses": run.losses,
         "learnt": learnt,
         "flops": flops,

@@ -10,6 +10,8 @@ the best for both. torch.compile was not tried: lengths differ from batch to bat
 Chinese rows are tokenised by the embedded base (8,192 ids, about one a character), GSM8K by a byte-level BPE of 8,192 trained
 on its own text; the models' vocabularies are larger, as real ones are, and their upper ids do not occur.
 
+With `--threads 1` the ratio by the processor's time is printed too, which tells little of what else runs on the machine.
+
 `--quick`: model A, each system once; steps are smaller where sharing a prefix hardly matters, and the peers take every nth of
 whet's rows by length, since a peer's time a row does not depend on the number of rows. Losses are compared on the peer's rows.
 
@@ -71,6 +73,10 @@ class Measured:
 
     def median(self, per: str = "rows") -> float:
         return statistics.median(self.rates(per))
+
+    def rate_by_processor(self) -> float:
+        """Rows a second of the processor; the median of the processes."""
+        return statistics.median(self._count(said, "rows") / sum(said["cpu"][1:]) for said in self.said)
 
     def memory(self, name: str = "above_libraries_mib") -> float:
         return statistics.median(said[name] for said in self.said)
@@ -206,6 +212,9 @@ def show(bench: Bench, ours: Measured, theirs: Sequence[Measured], matrix: Seque
     }
     ratio = f"{figures['ratio']:.2f} (of single runs {min(pairs):.2f} to {max(pairs):.2f})"
     rates = f"{rate / 1e9:.0f} GFLOP/s ({min(matrix) / 1e9:.0f} to {max(matrix) / 1e9:.0f})"
+    if bench.args.threads == 1:
+        by_processor = ours.rate_by_processor() / max(peer.rate_by_processor() for peer in theirs)
+        print(f"ratio by the processor's time: {by_processor:.2f}")
     print(f"ratio to the best peer ({best.name}): {ratio}; memory {figures['memory']:.2f}; matrix rate {rates}\n", flush=True)
     return figures
 
