@@ -51,6 +51,7 @@ def corpus(rng, num):
     return list(dict.fromkeys(texts))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("threshold", [0.5, 0.8, 0.95])
 def test_pairs_equal_those_of_brute_force(threshold):
     texts = corpus(random.Random(3), 500)

@@ -40,6 +40,7 @@ def grounded(example):
     )
 
 
+@pytest.mark.integration
 @real
 @pytest.mark.parametrize("name", ["train", "dev", "test"])
 def test_chisiec_columns_agree_with_seqeval(name):
@@ -66,6 +67,7 @@ def test_chisiec_columns_agree_with_seqeval(name):
     assert all(map(grounded, rows))
 
 
+@pytest.mark.integration
 @real
 def test_chisiec_relations_agree_with_the_file():
     num_pairs = 0
@@ -150,6 +152,7 @@ def test_line_files(path, text, answer):
     assert [row.source for row in rows] == [f"{path}:{number}" for number in range(1, len(raw) + 1)]
 
 
+@pytest.mark.integration
 @real
 @pytest.mark.parametrize(("folder", "number"), [("dev", 285), ("test", 14_042)])
 def test_mmlu(folder, number):

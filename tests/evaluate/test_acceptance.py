@@ -75,6 +75,7 @@ class World:
         return 1 / (1 + np.exp(-odds)), 1 / (1 + np.exp(-odds - ease)), groups
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("is_clustered", [False, True], ids=["alone", "in documents"])
 def test_the_promised_precision_holds_in_all_but_one_in_twenty_draws(is_clustered: bool) -> None:
     world, target, num_draws = World(1, is_clustered), 0.9, 120

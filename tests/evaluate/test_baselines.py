@@ -78,6 +78,7 @@ def counts(predictor, examples, name=None):
     return total
 
 
+@pytest.mark.integration
 def test_what_was_learnt_is_found_again(fitted, annals):
     assert counts(fitted, annals["train"], "name").recall > 0.9
     assert counts(fitted, annals["train"], "rank").recall > 0.9
@@ -111,6 +112,7 @@ def test_the_rule_of_the_generator_is_learnt(crf):
     assert crf.composer.rules == {"rank": Rule("before", 4, "once")}
 
 
+@pytest.mark.integration
 def test_fitting_twice_gives_the_same(annals):
     one, other = (Crf().fit(annals["train"][:60], FIELDS) for _ in range(2))
     assert all(one.predict(each.text) == other.predict(each.text) for each in annals["test"])
@@ -239,6 +241,7 @@ def test_bayes_against_sums_by_hand():
     assert BayesChoice([]).choose("x", Span(0, 1)) is None
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(not NER.is_dir(), reason="the CHisIEC corpus is not beside this checkout (../shared/data/chisiec)")
 @pytest.mark.filterwarnings("ignore")
 def test_entity_f1_agrees_with_seqeval():

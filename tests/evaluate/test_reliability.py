@@ -58,6 +58,7 @@ def test_bins_of_equal_mass_are_those_of_scikit_learn_where_no_values_are_equal(
     assert [bin_.confidence for bin_ in figures.bins] == pytest.approx(confidence, abs=0.01)
 
 
+@pytest.mark.integration
 def test_a_model_that_is_too_sure_is_told_from_one_that_is_not() -> None:
     random = np.random.default_rng(1)
     true = random.random(2000)

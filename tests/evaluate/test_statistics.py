@@ -90,6 +90,7 @@ def test_recall_of_one_gold_each_is_the_bootstrap_of_a_mean():
     assert (found.low, found.high) == pytest.approx((reference.low, reference.high), abs=0.01)
 
 
+@pytest.mark.integration
 def test_interval_covers_the_truth_about_as_often_as_it_says():
     rng = np.random.default_rng(4)
     truth = total(draw_counts(rng, 200_000)).f1
@@ -184,6 +185,7 @@ def test_all_against_nothing_is_certain_of_the_sign_but_not_of_the_size():
     assert paired_f1(nothing[:1], everything[:1], seed=0).p_value == 1.0
 
 
+@pytest.mark.integration
 def test_false_alarms_under_the_null_come_about_as_often_as_alpha():
     rng = np.random.default_rng(10)
     trials = 200

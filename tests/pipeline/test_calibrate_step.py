@@ -89,6 +89,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.integration
 def test_confidences_are_calibrated_kept_and_hold_on_other_examples(folder: Path) -> None:
     write_jsonl(folder / "data" / "valid.jsonl", map(example_to_json, examples(300, 1)))
     desk = Desk(folder, "extract.accept.precision=0.95")

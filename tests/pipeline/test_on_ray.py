@@ -68,6 +68,7 @@ def test_an_actor_that_can_not_open_the_engine_says_why():
         unpack_completions('{"fault": "/runs/a: no such run"}')
 
 
+@pytest.mark.integration
 def test_ray_is_imported_in_its_own_files_only():
     root = Path(whet.errors.__file__).parent
     found = set()
