@@ -178,6 +178,8 @@ class Bench:
         process = self.start("killed.jsonl", folder)
         process.communicate()
         is_same = (self.folder / "killed.jsonl").read_bytes() == whole.read_bytes()
+        if not is_same:
+            raise SystemExit("the output of the killed extraction is another one")
         found = {"kills": kills, "is_same": is_same, "asked_twice": self.num_asked("killed.jsonl") - total}
         print(f"killed {kills} times of {number:,} files: output the same: {is_same}, {found['asked_twice']} chunks asked twice")
         return found

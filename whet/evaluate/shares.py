@@ -154,7 +154,8 @@ def _newcombe(table: tuple[int, int, int, int], effective: float, quantile: floa
     num_a, num_b = both + lost, both + gained
     product = num_a * (num - num_a) * num_b * (num - num_b)
     cross = both * neither - gained * lost
-    corrected = max(cross - num / 2, 0.0) if cross > 0 else cross
+    # The correction n / 2 of counts that are worth `effective`, brought back to the size of `cross`.
+    corrected = max(cross - num * num / (2 * effective), 0.0) if cross > 0 else cross
     phi = corrected / product**0.5 if product else 0.0
     a, b = num_a / num, num_b / num
     return square_and_add(a, _wilson(a, effective, quantile), b, _wilson(b, effective, quantile), phi)

@@ -9,7 +9,8 @@ from typing import Any
 
 from whet.errors import InputError, MissingExtraError, ProofError, counted
 from whet.evaluate.run import pick
-from whet.evaluate.statistics import score_intervals, wilson
+from whet.evaluate.shares import share_interval
+from whet.evaluate.statistics import score_intervals
 from whet.export.certificate import Certificate, Judged, certificate_paths, say_certificate, write_certificate
 from whet.export.convert import convert_adapter
 from whet.export.judging import Form, Judge
@@ -156,11 +157,14 @@ class Certifier:
             scores.append(task.score(example, Completion(text.removeprefix(self.chat.lead), "stop" if is_ended else "length")))
         measure, figure = task.total(scores).headline
         value = task.total(scores).measures[measure][figure]
-        counts = [score.counts[measure] for score in scores if measure in score.counts]
-        if counts and figure in ("precision", "recall", "f1"):
-            interval = getattr(score_intervals(counts), figure)
+        pairs = list(zip(scores, examples, strict=True))
+        counted = [(score.counts[measure], example.group) for score, example in pairs if measure in score.counts]
+        if counted and figure in ("precision", "recall", "f1"):
+            counts, groups = zip(*counted, strict=True)
+            interval = getattr(score_intervals(counts, groups=groups), figure)
         else:
-            interval = wilson(sum(bool(score.right) for score in scores), len(scores))
+            judged = [(bool(score.right), example.group) for score, example in pairs if score.right is not None]
+            interval = share_interval([right for right, _ in judged], groups=[group for _, group in judged])
         return {"name": f"{measure} {figure}", "value": value, "low": interval.low, "high": interval.high, "num": len(scores)}
 
 

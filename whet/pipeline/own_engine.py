@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from whet.evaluate.results import System
 from whet.pipeline.systems import Candidate, Opened
 from whet.records import Completion, Request
 from whet.storage import hash_file
+from whet.text.kept import broken
 
 _NAMED = re.compile(r"(?P<path>.+\.py):(?P<name>[A-Za-z_]\w*)")
 REMEDY = "Give it `answer(requests)`, a list of whet.records.Completion for a list of whet.records.Request"
@@ -35,9 +37,12 @@ class OwnEngine:
         if not callable(getattr(self._own, "rank", None)):
             raise InputError(self.name, "can't rank choices (it has no `rank`)", "Set answer_by: text in the part's task")
         try:
-            return [float(value) for value in self._own.rank(request)]
+            ranks = [float(value) for value in self._own.rank(request)]
         except Exception as error:  # of the user's code, which may raise anything
             raise InputError(self.name, f"{type(error).__name__}: {error}") from error
+        if len(ranks) != len(request.choices):
+            raise InputError(self.name, f"`rank` gave {len(ranks)} numbers for {len(request.choices)} choices")
+        return ranks
 
     def _answer(self, request: Request) -> Completion:
         try:
@@ -46,7 +51,9 @@ class OwnEngine:
             return Completion("", "error", error=f"{type(error).__name__}: {error}")
         if not isinstance(said, Completion):
             return Completion("", "error", error=f"answered with {type(said).__name__}, not with a whet.records.Completion")
-        return said
+        if request.constraint is None or said.finish == "error" or said.violation:
+            return said
+        return replace(said, violation=broken(said.text, request.constraint))
 
 
 def of_own(what: str) -> Candidate | None:
@@ -78,14 +85,21 @@ def _opened(path: Path, name: str) -> Iterator[Opened]:
             if callable(close := getattr(own, "close", None)):
                 close()
     finally:
-        sys.path.remove(folder)
+        sys.modules.pop(_module_of(path), None)
+        if folder in sys.path:
+            sys.path.remove(folder)
+
+
+def _module_of(path: Path) -> str:
+    return f"whet_own_{path.stem}"
 
 
 def _load(path: Path, name: str) -> Any:
     """What the file calls `name`, made where it is a function or a class; InputError where it does not answer."""
-    spec = importlib.util.spec_from_file_location(f"whet_own_{path.stem}", path)
+    spec = importlib.util.spec_from_file_location(_module_of(path), path)
     assert spec is not None and spec.loader is not None  # the name ends in .py
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses and pickle look for a class's module
     try:
         spec.loader.exec_module(module)
         own = getattr(module, name, None)

@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -266,11 +267,15 @@ class TorchBackend:
         """Mean loss and gradient norm of packs in a layout; nothing is changed."""
         self._prepare(is_training=True, is_dropping=False)
         num_learnt = sum(pack.num_learnt for pack in packs)
-        total, _ = self.passes.backward(packs, layout, self.steps.scale / num_learnt)
-        norms = [p.grad.norm() for p in self._trained() if p.grad is not None]
-        norm = torch.stack(norms).norm().item() / self.steps.scale if norms else 0.0
-        for parameter in self._trained():
-            parameter.grad = None
+        try:
+            # A process holds a part of a sharded weight only, so there they stay as they are.
+            with _alive([] if self.passes.is_sharded else self._trained()):
+                total, _ = self.passes.backward(packs, layout, self.steps.scale / num_learnt)
+            norms = [p.grad.norm() for p in self._trained() if p.grad is not None]
+            norm = torch.stack(norms).norm().item() / self.steps.scale if norms else 0.0
+        finally:  # a layout that fails midway must leave nothing to the first step
+            for parameter in self._trained():
+                parameter.grad = None
         return total / num_learnt, norm
 
     def _decoder(self) -> Decoder:
@@ -302,6 +307,20 @@ class TorchBackend:
         return self.peft
 
 
+@contextmanager
+def _alive(weights: Sequence[torch.Tensor]) -> Iterator[None]:
+    """Within, tensors that are all zero hold small numbers: through a B as it is before the first step nothing reaches its A."""
+    asleep = [weight for weight in weights if not weight.any()]
+    try:
+        for number, weight in enumerate(asleep):
+            drawn = torch.Generator().manual_seed(number)
+            weight.data.copy_(torch.randn(weight.shape, generator=drawn) * 0.02)
+        yield
+    finally:
+        for weight in asleep:
+            weight.data.zero_()
+
+
 def _sample(packs: Sequence[Pack]) -> list[Pack]:
     """A few rows of two packs, short ones: a pack of one row can't show that rows see each other."""
     found = []
@@ -311,8 +330,11 @@ def _sample(packs: Sequence[Pack]) -> list[Pack]:
             kept = kept[:-1]
         found.append(Pack(pack.prefix, kept) if kept else pack)
     sample = sorted(found, key=lambda pack: (-len(pack.segments), pack.num_tokens))[:2]
+    # And the longest row by itself, for what only far positions, long leaves and windows show.
+    pack, leaf = max(((pack, leaf) for pack in packs for leaf in pack.leaves), key=lambda at: len(at[0].row(at[1])))
+    longest = Pack((), (Segment(pack.row(leaf), pack.segments[leaf].num_learnt),))
     # The first one twice: a prefix that neighbours share is computed apart.
-    return sample[:1] + sample
+    return [*sample[:1], *sample, longest]
 
 
 def _num_tokens(base: BaseModel) -> int:

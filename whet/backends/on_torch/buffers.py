@@ -11,7 +11,8 @@ class Buffers:
     """Blocks of fp32 numbers by their width.
 
     What the C library's allocator is given back it keeps in pieces or hands to the system, which must clear each page that it
-    gives out again. These blocks stay, as many as were in use at once. One that is never given back goes with its last user.
+    gives out again. These blocks stay until they are let go before a validation, as many as were in use at
+    once. One that is never given back goes with its last user.
     """
 
     def __init__(self) -> None:

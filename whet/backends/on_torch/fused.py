@@ -139,8 +139,10 @@ def _served(model: Any, stack: Any, buffers: Buffers) -> list[tuple[Any, FusedLa
     for layer, _ in before:
         layer.forward = compared(layer)
     try:
-        ids = {"input_ids": rows.ids_BT, "position_ids": rows.positions_BT, "use_cache": False}
-        model.get_decoder()(**ids, whet_sight=watch)
+        # Far apart: some attention scales its queries by their positions, the first thousands by 1 (Ministral 3).
+        farthest = getattr(model.config.get_text_config(), "max_position_embeddings", None) or len(rows.ids_BT[0])
+        positions_BT = torch.linspace(0, farthest - 1, rows.ids_BT.shape[1]).round().long()[None]
+        model.get_decoder()(input_ids=rows.ids_BT, position_ids=positions_BT, use_cache=False, whet_sight=watch)
     finally:
         for layer, forward in before:
             del layer.forward
