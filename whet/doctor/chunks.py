@@ -38,8 +38,9 @@ def _shared(train: Rows, ends: dict[str, set[int]]) -> list[str]:
     """The windows that stand in one or two texts of train, and in as few texts here."""
     seen: dict[str, int] = {}
     wanted = {window for window, numbers in ends.items() if len(numbers) <= COMMON}
-    for key in dict.fromkeys(train.keys[:MOST]):
+    for key in dict.fromkeys(train.keys[:MOST]) if wanted else ():
         text = train.texts[key]
-        for window in {text[at : at + WINDOW] for at in range(len(text) - WINDOW + 1)} & wanted:
+        cuts = (text[at : at + WINDOW] for at in range(len(text) - WINDOW + 1))
+        for window in {window for window in cuts if window in wanted}:
             seen[window] = seen.get(window, 0) + 1
     return [window for window, number in seen.items() if number <= COMMON]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from whet.doctor.finding import Context, Findings, error, warning
+from whet.doctor.finding import Context, Findings, error, note, warning
 from whet.errors import InputError, MissingExtraError, counted
 from whet.export.gguf_adapter import place_layers
 from whet.models.base_model import open_base
@@ -28,7 +28,7 @@ class Pair:
 
     def size(self) -> float:
         """How much it adds: the norm of strength * B A, which no order of rows changes."""
-        return float(abs(self.strength) * np.sqrt(max(0.0, float(((self.b.T @ self.b) * (self.a @ self.a.T)).sum()))))
+        return float(abs(self.strength) * np.sqrt(np.maximum(0.0, float(((self.b.T @ self.b) * (self.a @ self.a.T)).sum()))))
 
     def add(self, entering: NDArray[np.float32]) -> NDArray[np.float32]:
         """What it adds to a layer's output."""
@@ -48,11 +48,11 @@ def look_adapter(file: GgufFile, context: Context) -> Findings:
         )
     if len(context.adapters) != 1:
         return
-    try:
-        lora, pairs = read_adapter(context.adapters[0]), read_pairs(file)
-    except InputError:
-        return  # the folder's own check says it
+    lora, pairs = read_adapter(context.adapters[0]), read_pairs(file)
     if pairs is None:
+        yield note(
+            "not looked at", file.path, "its matrices are of a type that is not read here", "Its strength was not seen.", ""
+        )
         return
     if len(pairs) != len(lora.layers):
         yield warning(
@@ -82,7 +82,8 @@ def _beside(file: GgufFile, lora: Lora, pairs: dict[str, Pair], context: Context
             if norm == 0:
                 continue
             ratio = float(ours @ theirs) / norm
-            is_other = float(np.linalg.norm(ours - ratio * theirs)) > TOLERANCE * float(np.linalg.norm(ours))
+            # Written so that NaN is another one.
+            is_other = not float(np.linalg.norm(ours - ratio * theirs)) <= TOLERANCE * float(np.linalg.norm(ours))
             (turned.append(name) if is_other else ratios.append(ratio))
     else:
         sizes = sorted(Pair(layer.a.read(), layer.b.read(), layer.scale).size() for layer in lora.layers.values())
@@ -96,7 +97,7 @@ def _beside(file: GgufFile, lora: Lora, pairs: dict[str, Pair], context: Context
             "A conversion that turns the rows of the wrong matrix, or mixes up layers, serves another adapter.",
             "Write it again: whet export gguf ADAPTER --base BASE --adapter",
         )
-    off = [ratio for ratio in ratios if abs(ratio - 1) > TOLERANCE]
+    off = [ratio for ratio in ratios if not abs(ratio - 1) <= TOLERANCE]
     if off:
         strength = max(layer.scale for layer in lora.layers.values())
         ratio = float(np.median(off))
@@ -137,6 +138,8 @@ def read_pairs(file: GgufFile) -> dict[str, Pair] | None:
         if part != "lora_a":
             continue
         other = named.get(f"{weight}.lora_b")
+        if weight == "token_embd.weight":
+            return None  # llama.cpp has A and B of an embedding the other way round
         if other is None or len(tensor.shape) != 2 or len(other.shape) != 2 or tensor.shape[0] != other.shape[1]:
             raise InputError(str(file.path), f"does not hold the A and B of {weight[:80]!r} as one pair", "Is it whole?")
         if tensor.shape[0] > MAX_RANK:

@@ -172,7 +172,10 @@ def _tokens(file: GgufFile, context: Context) -> Findings:
 
 def _vocabulary(base: Path) -> dict[str, int]:
     """The plain tokens of a folder; added ones are written in several ways by converters, and are not compared."""
-    tokenizer: Any = json.loads(described(base))
+    try:
+        tokenizer: Any = json.loads(described(base))
+    except (ValueError, RecursionError):
+        raise InputError(str(base), "its tokenizer.json is not JSON", "Copy it again from where it came") from None
     model = tokenizer.get("model") if isinstance(tokenizer, dict) else None
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
     if not isinstance(vocabulary, dict):

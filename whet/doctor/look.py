@@ -79,6 +79,8 @@ def diagnose(paths: Sequence[Path], base: Path | str | None = None, max_length: 
             "Give data, settings, an adapter, a model, a GGUF file, a Modelfile or a benchmark result",
         )
     folder = EMBEDDED_PATH if str(base) == EMBEDDED else Path(base) if base is not None else None
+    if folder is not None and not folder.is_dir():
+        raise InputError(str(folder), "no such folder", "Give --base a model folder, or `embedded`")
     found = list(_findings(things, Context(folder, max_length)))
     found += [note("not looked at", path, why, "What it holds was not checked.", "") for path, why in things.unread]
     unique = dict.fromkeys(found)
@@ -87,6 +89,13 @@ def diagnose(paths: Sequence[Path], base: Path | str | None = None, max_length: 
 
 def _findings(things: Things, context: Context) -> Findings:
     """Settings first: they say what the rows are held against. Adapters before what serves them."""
+    try:
+        context.chat()
+    except InputError as fault:
+        yield note(
+            "not looked at", fault.place or str(context.base), fault.what, "Tokens were not counted or compared with it.",
+            fault.remedy,
+        )  # fmt: skip
     for path in things.settings:
         yield from _guarded(path, settings.look(read_settings(path), context))
     if things.data:

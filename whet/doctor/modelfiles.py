@@ -84,17 +84,26 @@ def read_modelfile(path: Path) -> dict[str, list[str]]:
 
 def _gguf(path: Path, named: str) -> GgufFile | None:
     """The GGUF file that a Modelfile names, where it lies there and can be read."""
-    place = path.parent / Path(named).expanduser()
     try:
+        place = path.parent / Path(named).expanduser()
         return read_gguf(place) if named.lower().endswith(".gguf") and place.is_file() else None
-    except InputError:
+    except (InputError, OSError, ValueError, RuntimeError):  # of another's machine: ~user, too long, not ours to look into
+        return None
+
+
+def _folder(path: Path, named: str) -> Path | None:
+    """The folder that a Modelfile names, or that of the weights which it names, where it lies there."""
+    try:
+        found = (path.parent / named).resolve()
+        found = found.parent if found.suffix == ".safetensors" and found.is_file() else found
+        return found if found.is_dir() else None
+    except (OSError, ValueError):
         return None
 
 
 def _adapter(said: Said, named: str, context: Context) -> Findings:
-    folder = (said.path.parent / named).resolve()
-    folder = folder.parent if folder.is_file() and folder.suffix == ".safetensors" else folder
-    if folder.is_dir() and is_mlx(folder):
+    folder = _folder(said.path, named)
+    if folder is not None and is_mlx(folder):
         scale = _scale_of(folder, context)
         if scale is not None and scale != 1:
             yield error(
@@ -118,7 +127,7 @@ def _adapter(said: Said, named: str, context: Context) -> Findings:
             "Fuse it, and export the model: whet export ollama",
         )
     source = said.first("FROM")
-    if _QUANTISED.search(source) or (said.model and _is_quantised(said.model)):
+    if _is_quantised(said.model) if said.model else _QUANTISED.search(source):
         yield warning(
             "an adapter on a quantised base",
             said.path,
@@ -143,6 +152,8 @@ def _fit(said: Said, named: str, adapter: GgufFile) -> Findings:
         shape = shapes.get(weight)
         # A reads what enters, B writes what leaves.
         at = {"lora_a": (1, 1), "lora_b": (0, 0)}.get(part)
+        if weight == "token_embd.weight":  # llama.cpp turns its A, and looks tokens up in it
+            at = {"lora_a": (0, 0), "lora_b": (0, 1)}.get(part)
         fits = at and shape and len(shape) == len(tensor.shape) == 2 and tensor.shape[at[0]] == shape[at[1]]
         if at and not fits:
             off.append(tensor.name)
@@ -174,7 +185,7 @@ def _scale_of(folder: Path, context: Context) -> float | None:
 def _template(said: Said, context: Context) -> Findings:
     template, source = said.first("TEMPLATE"), said.first("FROM")
     if not template:
-        if (said.path.parent / source).is_dir() or source.endswith((".safetensors", ".gguf")):
+        if _folder(said.path, source) is not None or source.endswith((".safetensors", ".gguf")):
             yield note(
                 "no template",
                 said.path,

@@ -58,7 +58,7 @@ class LocalEngine:
         prompt = tuple(self.chat.prompt_ids(request.messages))
         segments = []
         for choice in request.choices:
-            ids = tuple(self.chat.training_ids(request.messages, choice).answer_ids[:-1])
+            ids = self.chat.choice_ids(request.messages, choice)[:-1]
             # The prompt's last id predicts the first learnt one, so it stands in the segment.
             segments.append(Segment((prompt[-1], *ids), len(ids)))
         longest = max(segment.num_learnt for segment in segments)

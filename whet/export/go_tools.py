@@ -117,7 +117,8 @@ def check_with_tools(chat: Chat, template: GoTemplate, *, adds_bos: bool) -> lis
         f"tools: the Go template gives the same ids on {len(asked)} of {len(TALKS)} conversations with {len(TOOLS)} tools"
         + ("" if len(asked) == len(TALKS) else "; the model's own template refuses the others"),
         "tools: keys must stand in the order name, description, parameters (type, properties, required), properties in that of "
-        "the alphabet; schemas within schemas, lists among the arguments and numbers such as 1.0 come out otherwise",
+        "the alphabet; schemas within schemas, lists among the arguments, numbers such as 1.0 and characters that "
+        "are not printed (ideographic and no-break spaces, joiners, control characters) come out otherwise",
     ]
 
 

@@ -87,9 +87,11 @@ def open_base(name: str | Path) -> BaseModel:
 
 def _fingerprint(folder: Path, weights: list[Path]) -> str:
     parts = {}
-    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "tokenizer.model"):
+    names = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+    alone = () if (folder / "tokenizer.json").is_file() else ("tokenizer.model", "added_tokens.json")
+    for name in (*names, *alone):
         path = folder / name
-        if path.is_file() and not (name == "tokenizer.model" and "tokenizer.json" in parts):
+        if path.is_file():
             parts[name] = hash_file(path)
     for path in weights:
         size = path.stat().st_size

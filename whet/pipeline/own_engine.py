@@ -105,7 +105,7 @@ def _load(path: Path, name: str) -> Any:
         own = getattr(module, name, None)
         if callable(own) and (isinstance(own, type) or not hasattr(own, "answer")):
             own = own()
-    except Exception as error:  # of the user's code, which may raise anything
+    except (Exception, SystemExit) as error:  # of the user's code, which may raise anything
         raise InputError(str(path), f"can't be run ({type(error).__name__}: {error})", "Mend it") from error
     if own is None:
         names = ", ".join(key for key in vars(module) if not key.startswith("_")) or "nothing"

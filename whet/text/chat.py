@@ -89,6 +89,11 @@ class Chat:
             self._refuse_marks(messages)
             raise
 
+    def choice_ids(self, messages: Sequence[Message], choice: str) -> tuple[int, ...]:
+        """The ids of a choice, with its end; marks inside a text, on which they do not hang, are parted by a space."""
+        plain = [replace(message, content=self._parted(message.content, " ")) for message in messages]
+        return self.training_ids(plain, choice).answer_ids
+
     def training_ids(self, messages: Sequence[Message], reply: str) -> Rendered:
         """Prompt and learnt ids of a conversation whose next turn is `reply`.
 
@@ -219,8 +224,8 @@ def _compile(template: str, place: str) -> Any:
     environment.globals |= {"raise_exception": raise_exception, "strftime_now": strftime_now}
     try:
         return environment.from_string(template)
-    except jinja2.TemplateError as error:
-        raise InputError(place, f"its chat template is broken ({error})") from None
+    except Exception as error:  # Jinja writes Python, whose compiler raises what it likes at deep nesting or long numbers
+        raise InputError(place, f"its chat template is broken ({str(error)[:200]})") from None
 
 
 def _words_in(text: str) -> str:

@@ -2,6 +2,7 @@
 
 import base64
 import functools
+import itertools
 import json
 import struct
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,8 @@ from whet.storage import read_json
 
 MAX_BYTES = 64_000_000  # Gemma's, of 262,144 pieces, has 4.7 MB
 MAX_PIECES = 2_000_000
+MAX_PIECE = 512  # characters of a piece; SentencePiece makes none of more than 16 unless told
+MAX_MERGES = 4_000_000  # Gemma's have 0.6 million
 SPACE = "\u2581"  # SentencePiece's mark for a space
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 UNIGRAM, BPE = 1, 2
@@ -164,13 +167,23 @@ def convert(model: PieceModel, added: Mapping[int, dict[str, Any]], place: str) 
     names = [text for text, _, _ in model.pieces]
     if len(set(names)) != len(names):
         raise InputError(place, "holds a piece twice", _REMEDY)
+    if max(map(len, names)) > MAX_PIECE:
+        raise InputError(place, f"holds a piece of more than {MAX_PIECE} characters", "Is it a tokenizer?")
+    if model.adds_space and any(kind == USER_DEFINED and SPACE in text for text, _, kind in model.pieces):
+        raise InputError(place, "holds pieces of its maker's with spaces, which whet does not convert", _REMEDY)
     unknown = next((number for number, piece in enumerate(model.pieces) if piece[2] == UNKNOWN), None)
     tokens = {
         number: _token(text, is_special=kind != USER_DEFINED)
         for number, (text, _, kind) in enumerate(model.pieces)
         if kind in (UNKNOWN, CONTROL, USER_DEFINED)
     } | dict(added)
-    parts = _bpe(model, names, unknown) if model.kind == BPE else _unigram(model, unknown)
+    ids = {name: number for number, name in enumerate(names)}
+    fresh = sorted(number for number, token in tokens.items() if token["content"] not in ids)
+    if fresh != [*range(len(names), len(names) + len(fresh))] or any(
+        ids.get(token["content"], number) != number for number, token in tokens.items()
+    ):
+        raise InputError(place, "has tokens added beside it whose ids do not follow its own", _REMEDY)
+    parts = _bpe(model, names, unknown, place) if model.kind == BPE else _unigram(model, unknown)
     return {
         "version": "1.0", "truncation": None, "padding": None,
         "added_tokens": [{"id": number, **token} for number, token in sorted(tokens.items())],
@@ -178,17 +191,20 @@ def convert(model: PieceModel, added: Mapping[int, dict[str, Any]], place: str) 
     }  # fmt: skip
 
 
-def _bpe(model: PieceModel, names: list[str], unknown: int | None) -> dict[str, Any]:
+def _bpe(model: PieceModel, names: list[str], unknown: int | None, place: str) -> dict[str, Any]:
     ids = {name: number for number, name in enumerate(names)}
     plain = [(text, score) for text, score, kind in model.pieces if kind == NORMAL and len(text) > 1]
-    merges = [
+    cuts = (
         cut
         for text, _ in sorted(plain, key=lambda piece: -piece[1])
         for cut in sorted(
             ([text[:at], text[at:]] for at in range(1, len(text)) if text[:at] in ids and text[at:] in ids),
             key=lambda cut: (ids[cut[0]], ids[cut[1]]),
         )
-    ]
+    )
+    merges = list(itertools.islice(cuts, MAX_MERGES + 1))
+    if len(merges) > MAX_MERGES:
+        raise InputError(place, f"has more than {MAX_MERGES:,} merges", "Is it a tokenizer?")
     return {
         "normalizer": _normalizer(model),
         "pre_tokenizer": None,
@@ -233,8 +249,9 @@ def _decoder(model: PieceModel) -> dict[str, Any]:
 
 
 def _token(content: str, *, is_special: bool) -> dict[str, Any]:
-    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    return {"content": content, **plain, "special": is_special}
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip"), False)
+    # A piece of spaces stands in the text as the normaliser leaves it.
+    return {"content": content, **plain, "normalized": not is_special and SPACE in content, "special": is_special}
 
 
 def _added(folder: Path) -> dict[int, dict[str, Any]]:
