@@ -8,11 +8,20 @@ import torch
 from conftest import PACKS, TREE, assert_close, enliven, plain_copy, plain_gradients, random_model, take_gradients
 
 from whet.backends.base import DeviceSettings, FullSettings, LoraSettings, OptimizerSettings
-from whet.backends.on_torch import fused_layer
+from whet.backends.on_torch import fused_layer, fused_linear
 from whet.backends.on_torch.backend import TorchBackend
 from whet.backends.on_torch.buffers import ROUND, Buffers
 from whet.models.base_model import BaseModel, open_base
 
+# Queries are scaled by their positions, from the 17th on.
+BY_POSITION: dict[str, Any] = {
+    "head_dim": 16, "sliding_window": None,
+    "rope_parameters": {
+        "type": "yarn", "rope_type": "yarn", "rope_theta": 1e6, "factor": 16.0, "original_max_position_embeddings": 16,
+        "max_position_embeddings": 256, "beta_fast": 32.0, "beta_slow": 1.0, "mscale_all_dim": 1.0, "mscale": 1.0,
+        "llama_4_scaling_beta": 0.1,
+    },
+}  # fmt: skip
 ONLY_SOME = LoraSettings(rank=3, targets=("q_proj", "o_proj", "down_proj"))
 
 
@@ -31,6 +40,7 @@ def opened(base: BaseModel, adapter: Any, **device: Any) -> TorchBackend:
         ("Llama", {}, True),
         ("Mistral", {"sliding_window": 6}, True),
         ("Ernie4_5", {}, True),
+        ("Ministral3", BY_POSITION, False),
         ("Gemma", {}, False),
         ("Gemma3Text", {}, False),
         ("Phi", {}, False),
@@ -91,6 +101,37 @@ def test_a_fused_layer_that_errs_is_found_before_training(small_base: BaseModel,
     monkeypatch.setattr(fused_layer.Norm, "backward", lambda _, g, x, scale, add: g if add is None else g.add_(add))
     assert "gradient norm by" in backend.check_layout(PACKS)
     assert backend.row_layout == "padded"
+
+
+def test_a_wrong_gradient_of_a_is_found_though_b_is_zero(small_base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = TorchBackend(small_base, OptimizerSettings(), DeviceSettings())
+    backend.attach(LoraSettings(rank=4))
+    before = {name: weight.clone() for name, weight in backend.model.named_parameters()}
+    right = fused_linear.Linears.backward
+
+    def wrong(self: Any, *given: Any) -> Any:
+        return [None if g is None else g * -5 if at % 2 == 0 else g for at, g in enumerate(right(self, *given))]
+
+    assert backend.check_layout(PACKS).startswith("rows are packed")
+    assert all(torch.equal(weight, before[name]) for name, weight in backend.model.named_parameters())
+    monkeypatch.setattr(fused_linear.Linears, "backward", wrong)
+    assert "gradient norm by" in backend.check_layout(PACKS)
+    assert backend.row_layout == "padded"
+
+
+def test_a_check_that_fails_midway_leaves_no_gradients(small_base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = opened(small_base, LoraSettings(rank=4))
+    losses, num = backend.passes._losses, [0]
+
+    def fails(part: Any) -> Any:
+        num[0] += 1
+        if num[0] == 2:
+            raise RuntimeError("no kernel")
+        return losses(part)
+
+    monkeypatch.setattr(backend.passes, "_losses", fails)
+    backend.check_layout(PACKS)
+    assert all(parameter.grad is None for parameter in backend.model.parameters())
 
 
 def test_a_closed_pass_leaves_the_layers_as_they_were(small_base: BaseModel) -> None:

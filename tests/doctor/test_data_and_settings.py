@@ -9,6 +9,7 @@ import yaml
 
 from whet.doctor.finding import Finding
 from whet.doctor.look import Diagnosis, diagnose
+from whet.errors import InputError
 
 NAMES = ["蹇義", "夏原吉", "楊榮", "楊溥", "程富", "金幼孜", "王直", "陳循", "高穀", "商輅"]
 
@@ -55,6 +56,16 @@ def test_healthy_data_of_every_format_give_no_alarm(tmp_path: Path) -> None:
     for folder in ("chats", "completions", "records"):
         found = diagnose([tmp_path / folder], "embedded", max_length=400)
         assert quiet(found), found.findings
+
+
+def test_a_base_that_is_not_there_is_said_and_never_passes_for_health(tmp_path: Path) -> None:
+    data = write(tmp_path / "data", train=rows(0, 20), valid=rows(20, 5))
+    with pytest.raises(InputError, match="no such folder"):
+        diagnose([data], tmp_path / "none")
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "tokenizer.json").write_text("{")
+    assert named(diagnose([data], broken), "not looked at").severity == "note"
 
 
 def test_rows_of_valid_that_stand_in_train_are_counted(tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from whet.errors import InputError
 from whet.evaluate.results import read_result
 from whet.pipeline.own_engine import of_own
 from whet.pipeline.systems import find_system
-from whet.records import Message, Request
+from whet.records import Example, Message, Request
 from whet.storage import read_jsonl
+from whet.tasks.extraction import Extraction, ExtractionSettings, FieldSettings
 
 NUM = 20
 FACTS = {f"Who kept the seal in year {at}?": f"keeper {at}" for at in range(NUM)}
@@ -141,6 +142,26 @@ def test_choices_are_ranked_where_the_engine_can(tmp_path: Path) -> None:
             opened.engine.rank(request)
         assert [said.finish for _, said in opened.engine.answer_each([request, request])] == ["error", "error"]
     assert find_system(f"{path}:ranks").system.identity != find_system(f"{path}:plain").system.identity
+
+
+def test_replies_are_held_to_their_constraint_and_ranks_to_their_choices(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from __future__ import annotations\n"
+        "from dataclasses import dataclass\n"
+        "from whet.records import Completion\n"
+        "@dataclass\n"
+        "class Mine:\n"
+        "    said: str = 'I can not help with that.'\n"
+        "    def answer(self, requests): return [Completion(self.said, 'stop') for _ in requests]\n"
+        "    def rank(self, request): return [-1.0]\n"
+    )
+    task = Extraction(ExtractionSettings(fields=(FieldSettings(name="name"),)))
+    asked = task.ask(Example("e", "宣德九年，少師蹇義卒。", "a:1", "g"))
+    with find_system(f"{path}:Mine").open() as opened:
+        assert opened.engine.answer([asked])[0].violation
+        with pytest.raises(InputError, match="gave 1 numbers for 2 choices"):
+            opened.engine.rank(Request((Message("user", "which?"),), 1, choices=("A", "B")))
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
                 "split_digits": True, "allow_whitespace_only_pieces": True},
     "Gemma": {"model_type": "bpe", "byte_fallback": True, "normalization_rule_name": "identity", "remove_extra_whitespaces": False,
               "add_dummy_prefix": False, "split_digits": True, "user_defined_symbols": ["<start_of_turn>", "<end_of_turn>", "\n\n"]},
+    "Gemma, runs of spaces": {"model_type": "bpe", "byte_fallback": True, "normalization_rule_name": "identity", "remove_extra_whitespaces": False,
+                              "add_dummy_prefix": False, "split_digits": True, "user_defined_symbols": ["\u2581\u2581", "\u2581\u2581\u2581"]},
     "Unigram with bytes": {"model_type": "unigram", "byte_fallback": True, "normalization_rule_name": "identity", "remove_extra_whitespaces": False},
     "Unigram, normalised": {"model_type": "unigram"},
 }  # fmt: skip

@@ -36,6 +36,9 @@ HOSTILE = [
     "{{ cycler.__init__.__globals__.os.popen('id').read() }}", "{{ self.__init__.__globals__ }}", "{{ messages.append(1) }}",
     "{{ messages[0].update({'role': 'user'}) }}", "{{ ('' | attr('__class__')).__mro__ }}", "{{ [] | map(attribute='__class__') | list }}{{ raise_exception('x') }}",
     "{% include '/etc/passwd' %}", "{% import 'os' as os %}", "{{ '{0.__class__}'.format(1) }}{{ raise_exception('x') }}",
+    # What Python's own compiler refuses.
+    "{{ " + "(" * 3000 + "1" + ")" * 3000 + " }}", "{{ " + "not " * 5000 + "1 }}", "{{ " + "9" * 5000 + " }}",
+    "{% for i in messages %}" * 60 + "x" + "{% endfor %}" * 60, "{% if messages %}" * 150 + "x" + "{% endif %}" * 150,
 ]  # fmt: skip
 
 

@@ -94,7 +94,7 @@ def _findings(things: Things, context: Context) -> Findings:
     except InputError as fault:
         yield note(
             "not looked at", fault.place or str(context.base), fault.what, "Tokens were not counted or compared with it.",
-            fault.remedy,
+            fault.remedy or "Copy the base's tokenizer again from where it came",
         )  # fmt: skip
     for path in things.settings:
         yield from _guarded(path, settings.look(read_settings(path), context))

@@ -41,7 +41,9 @@ class OwnEngine:
         except Exception as error:  # of the user's code, which may raise anything
             raise InputError(self.name, f"{type(error).__name__}: {error}") from error
         if len(ranks) != len(request.choices):
-            raise InputError(self.name, f"`rank` gave {len(ranks)} numbers for {len(request.choices)} choices")
+            raise InputError(
+                self.name, f"`rank` gave {len(ranks)} numbers for {len(request.choices)} choices", "Give one for each"
+            )
         return ranks
 
     def _answer(self, request: Request) -> Completion:
