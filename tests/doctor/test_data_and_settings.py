@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import yaml
+from found import alarms, named
 
-from whet.doctor.finding import Finding
-from whet.doctor.look import Diagnosis, diagnose
+from whet.doctor.look import diagnose
 from whet.errors import InputError
 
 NAMES = ["蹇義", "夏原吉", "楊榮", "楊溥", "程富", "金幼孜", "王直", "陳循", "高穀", "商輅"]
@@ -34,19 +34,6 @@ def write(folder: Path, **splits: list[Any]) -> Path:
     return folder
 
 
-def named(found: Diagnosis, name: str) -> Finding:
-    hits = [finding for finding in found.findings if finding.name == name]
-    assert hits, [finding.name for finding in found.findings]
-    assert hits[0].place
-    assert hits[0].why
-    assert hits[0].remedy
-    return hits[0]
-
-
-def quiet(found: Diagnosis) -> bool:
-    return not [finding for finding in found.findings if finding.severity != "note"]
-
-
 def test_healthy_data_of_every_format_give_no_alarm(tmp_path: Path) -> None:
     write(tmp_path / "chats", train=rows(0, 60), valid=rows(100, 10), test=rows(200, 10))
     completions = [{"prompt": question(number), "completion": NAMES[number % 10]} for number in range(40)]
@@ -55,7 +42,7 @@ def test_healthy_data_of_every_format_give_no_alarm(tmp_path: Path) -> None:
     write(tmp_path / "records", train=records, valid=rows(500, 3))
     for folder in ("chats", "completions", "records"):
         found = diagnose([tmp_path / folder], "embedded", max_length=400)
-        assert quiet(found), found.findings
+        assert not alarms(found), found.findings
 
 
 def test_a_base_that_is_not_there_is_said_and_never_passes_for_health(tmp_path: Path) -> None:
@@ -150,7 +137,7 @@ def test_the_share_of_the_loss_that_is_on_the_prompt_is_measured(tmp_path: Path,
     assert percent > 80
     assert ("tokens" if base else "characters") in finding.what
     healthy = diagnose([settings(tmp_path, data=str(data), mask_prompt=True, max_seq_length=512), data], base)
-    assert quiet(healthy), healthy.findings
+    assert not alarms(healthy), healthy.findings
 
 
 @pytest.mark.integration
@@ -217,18 +204,18 @@ def test_offsets_that_point_elsewhere_are_counted_and_true_ones_are_quiet(tmp_pa
     assert "10 of 50 (20%)" in found.what
     assert "10 of them are off by one" in found.what
     (tmp_path / "train.json").write_text(json.dumps([row(number, 0) for number in range(50)]))
-    assert quiet(diagnose([tmp_path / "train.json"]))
+    assert not alarms(diagnose([tmp_path / "train.json"]))
 
 
 def test_a_file_of_all_rows_beside_the_splits_is_no_leak(tmp_path: Path) -> None:
     train, valid = rows(0, 30), rows(100, 5)
-    assert quiet(diagnose([write(tmp_path / "data", train=train, valid=valid, all=train + valid)]))
+    assert not alarms(diagnose([write(tmp_path / "data", train=train, valid=valid, all=train + valid)]))
 
 
 def test_other_wordings_of_one_answer_are_no_quarrel(tmp_path: Path) -> None:
     said = ["It was the Eagles of Philadelphia who won the game.", "The winner of the game was the team from Philadelphia."]
     train = [chat(f"Who won game {n // 2} of the year {n // 2 * 7}?", said[n % 2]) for n in range(40)]
-    assert quiet(diagnose([write(tmp_path / "data", train=train)]))
+    assert not alarms(diagnose([write(tmp_path / "data", train=train)]))
 
 
 def test_accumulation_that_averages_averages_is_noted(tmp_path: Path) -> None:
@@ -262,7 +249,7 @@ def test_a_prompt_that_llama_factory_learns_is_weighed(tmp_path: Path) -> None:
     assert [one.severity for one in found] == ["error", "warning"]
     assert "% of the loss is on the prompt" in found[0].what
     path.write_text(yaml.safe_dump(said))
-    assert quiet(diagnose([path, data], "embedded"))
+    assert not alarms(diagnose([path, data], "embedded"))
 
 
 def test_batches_that_are_left_out_are_named(tmp_path: Path) -> None:
@@ -271,4 +258,4 @@ def test_batches_that_are_left_out_are_named(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump(said | {"dataloader_drop_last": True}))
     assert named(diagnose([path]), "rows that are never trained").place.startswith(f"{path}:")
     path.write_text(yaml.safe_dump(said))
-    assert quiet(diagnose([path]))
+    assert not alarms(diagnose([path]))

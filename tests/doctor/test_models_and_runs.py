@@ -8,26 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from found import alarms, named
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from whet.cli.main import app
-from whet.doctor.finding import Finding
-from whet.doctor.look import Diagnosis, diagnose
+from whet.doctor.look import diagnose
 from whet.errors import InputError
 from whet.models.base_model import EMBEDDED_PATH, BaseModel, open_base
-
-
-def named(found: Diagnosis, name: str) -> Finding:
-    hits = [finding for finding in found.findings if finding.name == name]
-    assert hits, [finding.name for finding in found.findings]
-    assert hits[0].place
-    assert hits[0].why
-    return hits[0]
-
-
-def quiet(found: Diagnosis) -> bool:
-    return not [finding for finding in found.findings if finding.severity != "note"]
 
 
 def mlx_adapter(folder: Path, scale: float = 20.0, b: float = 0.1, **config: Any) -> Path:
@@ -75,7 +63,7 @@ def copied(folder: Path, to: Path) -> Path:
 @pytest.mark.end_to_end
 def test_a_healthy_adapter_of_peft_gives_no_alarm_on_its_base(peft_adapter: Path, small_base: BaseModel) -> None:
     found = diagnose([peft_adapter], small_base.folder)
-    assert quiet(found), found.findings
+    assert not alarms(found), found.findings
 
 
 @pytest.mark.end_to_end
@@ -96,7 +84,7 @@ def test_the_strength_that_ollama_does_not_read_is_told_with_its_figure(tmp_path
     (tmp_path / "Modelfile").write_text("FROM ./base.gguf\nADAPTER ./adapters\n")
     found = diagnose([tmp_path / "Modelfile"])
     assert "runs at strength 1.0 instead of 20" in named(found, "an adapter at another strength").what
-    assert quiet(diagnose([mlx_adapter(tmp_path / "one", scale=1.0)]))
+    assert not alarms(diagnose([mlx_adapter(tmp_path / "one", scale=1.0)]))
 
 
 @pytest.mark.end_to_end
@@ -130,7 +118,7 @@ def change(path: Path, **entries: Any) -> None:
 
 def test_a_healthy_model_gives_no_alarm(model: Path) -> None:
     found = diagnose([model])
-    assert quiet(found), found.findings
+    assert not alarms(found), found.findings
 
 
 @pytest.mark.parametrize(
@@ -245,7 +233,7 @@ def test_a_run_that_went_wrong_is_told_from_its_log(tmp_path: Path, history: lis
 def test_a_run_that_went_well_gives_no_alarm(tmp_path: Path) -> None:
     history = [*logged(FALLING), {"step": 100, "eval_loss": 0.9}, {"step": 400, "eval_loss": 0.5}]
     found = diagnose([state(tmp_path / "run", history)])
-    assert quiet(found), found.findings
+    assert not alarms(found), found.findings
 
 
 def checkpoint(folder: Path, *names: str) -> Path:
@@ -259,7 +247,7 @@ def checkpoint(folder: Path, *names: str) -> Path:
 def test_a_checkpoint_without_its_optimiser_and_a_torn_one_are_named(tmp_path: Path) -> None:
     whole = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
     checkpoint(tmp_path / "good" / "checkpoint-5", *whole)
-    assert quiet(diagnose([tmp_path / "good"]))
+    assert not alarms(diagnose([tmp_path / "good"]))
     checkpoint(tmp_path / "bare" / "checkpoint-5")
     assert "optimizer, schedule, random state" in named(diagnose([tmp_path / "bare"]), "a resume that forgets").what
     checkpoint(tmp_path / "torn" / "checkpoint-5", *whole)
@@ -287,7 +275,7 @@ def test_a_result_of_failed_and_repeated_questions_is_an_error_and_a_plain_one_i
         "repeated questions",
         "a constant answer",
     }
-    assert quiet(diagnose([result(tmp_path / "good.json")]))
+    assert not alarms(diagnose([result(tmp_path / "good.json")]))
 
 
 def test_two_results_are_held_against_each_other(tmp_path: Path) -> None:
@@ -310,7 +298,7 @@ def test_a_modelfile_that_leaves_out_what_was_trained_is_named(tmp_path: Path) -
     assert "'<|im_end|>'" in named(found, "another template").what
     good = "{{ if .System }}<|im_start|>system\n{{ .System }}<|im_end|>\n{{ end }}<|im_start|>user\n{{ .Prompt }}<|im_end|>\n<|im_start|>assistant\n{{ .Response }}<|im_end|>\n"
     path.write_text(f'FROM ./model.gguf\nSYSTEM You are brief.\nTEMPLATE """{good}"""\nPARAMETER stop "<|im_end|>"\n')
-    assert quiet(diagnose([path], "embedded"))
+    assert not alarms(diagnose([path], "embedded"))
     path.write_text("FROM base:7b-q4_0\nADAPTER ./lora.gguf\n")
     assert named(diagnose([path]), "an adapter on a quantised base")
 

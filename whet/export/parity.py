@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whet.export.judging import Judge
+from whet.text.parting import parts_at
 
 GREEDY = 64
 """Tokens of a reply that are compared one by one."""
@@ -148,7 +149,7 @@ def _compare_ids(judge: Judge, one: Trained, found: Found) -> None:
         found.num_same_ids += 1
         return
     wanted = list(one.prompt.ids)
-    at = next((at for at, (a, b) in enumerate(zip(ids, wanted, strict=False)) if a != b), min(len(ids), len(wanted)))
+    at = parts_at(wanted, ids)
     parted = f"({wanted[at : at + 4]} became {ids[at : at + 4]})"
     found.faults.append(f"tokenizer: {one.prompt.source} has other ids from token {at} on {parted}")
 
