@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from found import alarms
 
 from whet.doctor.finding import Finding
 from whet.doctor.look import Diagnosis, diagnose
@@ -68,10 +69,6 @@ MASKED = 'trainer = train_on_responses_only(trainer, instruction_part="<|im_star
 
 def losses(found: Diagnosis) -> list[Finding]:
     return [finding for finding in found.findings if finding.name == "loss on the prompt" and "% of the loss" in finding.what]
-
-
-def alarms(found: Diagnosis) -> list[Finding]:
-    return [finding for finding in found.findings if finding.severity != "note"]
 
 
 LEARNT = ("messages", "sharegpt", "text of ChatML", "text of Alpaca", "text of Llama 3")
