@@ -64,6 +64,11 @@ def readers() -> list[int]:
     return [pid for pid in _descendants(os.getpid()) if _title(pid).startswith("ray::ReadFeed")]
 
 
+def feeds() -> list[int]:
+    """Process ids of the actors that hold the requests."""
+    return [pid for pid in _descendants(os.getpid()) if _title(pid).startswith("ray::Feed")]
+
+
 def wait_for(found: Callable[[], list[int]], seconds: float = 60.0) -> list[int]:
     until = time.monotonic() + seconds
     while not (pids := found()):

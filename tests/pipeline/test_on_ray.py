@@ -5,12 +5,14 @@ import importlib.util
 import os
 import signal
 import sys
+import threading
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import ray_at_work
-from ray_at_work import OpensRuled, actors, ask, readers, wait_for
+from ray_at_work import OpensRuled, actors, ask, feeds, readers, wait_for
 
 import whet.errors
 from whet.errors import InputError, MissingExtraError
@@ -167,6 +169,24 @@ class TestOnRay:
         os.kill(wait_for(readers)[0], signal.SIGKILL)
         found += answers
         assert sorted(found) == [(word, Completion(word[::-1], "stop", num_tokens=5)) for word in words]
+
+    @needs_proc
+    def test_a_killed_feed_ends_it_in_a_line(self, ray_here, tmp_path):
+        answers = answer_on_ray(((w, ask(w)) for w in words_of(200)), OpensRuled(str(tmp_path)), RaySettings(num_actors=1))
+        next(answers)
+        os.kill(wait_for(feeds)[0], signal.SIGKILL)
+        with pytest.raises(InputError, match="What was finished is kept"):
+            list(answers)
+
+    @needs_proc
+    @pytest.mark.parametrize("fault", ["", "die", "no such run"])
+    def test_one_that_is_left_or_fails_leaves_no_thread_and_no_actor(self, ray_here, tmp_path, fault):
+        answers = answer_on_ray(((w, ask(w)) for w in words_of(200)), OpensRuled(str(tmp_path), 0.05, fault), RaySettings())
+        with nullcontext() if not fault else pytest.raises(InputError):
+            next(answers)
+        answers.close()
+        assert not [thread.name for thread in threading.enumerate() if thread.name.startswith(("whet-ray", "StreamingExecutor"))]
+        wait_for(lambda: [1] * (not actors() and not feeds()))
 
     def test_a_request_that_kills_its_actors_is_an_error_and_takes_no_other_with_it(self, ray_here, tmp_path):
         words = [*words_of(7), "poison", *words_of(12)[7:]]

@@ -25,6 +25,7 @@ from whet.pipeline.bench import Bench, Silent
 from whet.recipe import Recipe
 from whet.records import Completion, Request
 
+SECONDS_TO_END = 120.0  # for a pipeline whose feed is gone; it takes a second where the machine is not busy
 BATCHES_AHEAD = 3  # batches an actor, one being answered and the others on their way
 
 
@@ -136,7 +137,7 @@ def answer_on_ray(
     with _ray(settings) as ray:
         # Said where fewer batches come than there are actors.
         warnings.filterwarnings("ignore", "The minimum number of concurrent actors", UserWarning)
-        from whet.pipeline.ray_feed import ANSWERS, NUMBER, open_feed, open_pipeline
+        from whet.pipeline.ray_feed import ANSWERS, NUMBER, close_feed, end_actors, open_feed, open_pipeline
 
         feed = open_feed(settings.num_actors)
         each = {"num_cpus": settings.cpus} | ({"num_gpus": settings.gpus} if settings.gpus else {})
@@ -151,11 +152,17 @@ def answer_on_ray(
             except Exception as error:  # told in the caller's thread
                 results.put(error)
 
-        threading.Thread(target=collect, name="whet-ray", daemon=True).start()
+        collector = threading.Thread(target=collect, name="whet-ray", daemon=True)
+        collector.start()
         try:
             yield from _exchange(ray, feed, itertools.chain(first, left), settings, results)
+        except ray.exceptions.RayError as error:
+            raise _explain(error) from None
         finally:
-            ray.kill(feed)
+            actors = close_feed(feed)
+            # A thread of the pipeline that outlived Ray would start another Ray, or take the process with it.
+            collector.join(SECONDS_TO_END)
+            end_actors(actors)
 
 
 def _exchange(
@@ -201,12 +208,14 @@ def _ray(settings: RaySettings) -> Iterator[Any]:
     """Ray, started here or joined; what was started is stopped. Nothing is reported to anyone outside."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # Ray is started here or nowhere
     try:
         import ray
         import ray.data
+        import ray.exceptions
     except ImportError:
         raise MissingExtraError("ray[data]", "ray", "--on ray") from None
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what goes wrong is raised
     is_ours = not ray.is_initialized()
     if is_ours:
         try:

@@ -9,10 +9,12 @@ from typing import Any
 
 import pyarrow as pa
 import ray
+import ray.exceptions
 from ray.data import Dataset, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
 REQUESTS, ANSWERS, NUMBER = "requests", "answers", "number"
+SECONDS_TO_ANSWER = 60.0  # for the feed, which only ever waits
 MAX_DEATHS = 3
 """Actors that a request may cost, its first batch's included; then it is an error."""
 Answer = Callable[[str], str]
@@ -30,6 +32,7 @@ class Feed:
         self._num_unopened = 0
         self._batches: dict[int, str] = {}
         self._num: int | None = None
+        self._actors: list[Any] = []
         self._begun: Counter[tuple[int, ...]] = Counter()
         self._parts: dict[tuple[int, int], str] = {}
         self._news = asyncio.Condition()
@@ -45,8 +48,9 @@ class Feed:
         self._begun = Counter({key: times for key, times in self._begun.items() if key[0] != number})
         self._parts = {key: answer for key, answer in self._parts.items() if key[0] != number}
 
-    async def open(self) -> bool:
+    async def open(self, actor: Any) -> bool:
         """An actor is about to open its engine; gives whether it shall, or too many before it died in doing so."""
+        self._actors.append(actor)
         self._num_unopened += 1
         return self._num_unopened <= self._most_unopened
 
@@ -81,10 +85,30 @@ class Feed:
             await self._news.wait_for(lambda: number in self._batches or (self._num is not None and number >= self._num))
             return self._batches.get(number)
 
+    async def actors(self) -> list[Any]:
+        """Whatever has opened an engine, or tried to."""
+        return self._actors
+
 
 def open_feed(num_actors: int) -> Any:
     """A feed in a process of its own, so that every machine can ask it."""
     return ray.remote(num_cpus=0)(Feed).remote(num_actors)
+
+
+def close_feed(feed: Any) -> list[Any]:
+    """End the feed, and with it the pipeline that reads it. Gives the actors that the pipeline has, for end_actors."""
+    try:
+        return list(ray.get(feed.actors.remote(), timeout=SECONDS_TO_ANSWER))
+    except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
+        return []  # it died on its own
+    finally:
+        ray.kill(feed)
+
+
+def end_actors(actors: list[Any]) -> None:
+    """End what an ended pipeline leaves. Ray waits until nothing refers to them, and no other pipeline has their CPUs before."""
+    for actor in actors:
+        ray.kill(actor)
 
 
 class FeedSource(Datasource):  # type: ignore[misc]
@@ -116,7 +140,7 @@ class Answerer:
         self._feed = feed
         self._answer: Answer | None = None
         self._fault = ""
-        if not ray.get(feed.open.remote()):
+        if not ray.get(feed.open.remote(ray.get_runtime_context().current_actor)):
             self._fault = "actor after actor died in doing so; they may lack memory"
             return
         try:
