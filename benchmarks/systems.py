@@ -34,6 +34,7 @@ class Job:
     peers: tuple[dict[str, Any], ...] = ()
     learning_rate: float = 1e-3
     tokens_per_batch: int = 2048
+    logits_mb: int = 64
     threads: int = 1
     device: str = "cpu"
     """cpu, in fp32, or cuda, in bf16."""
@@ -107,7 +108,8 @@ def run_whet(job: Job, shape: Shape) -> dict[str, Any]:
 
     rows = read_rows(Path(job.rows))
     libraries = held_bytes(job.device)
-    device = DeviceSettings(kind="cuda", dtype="bf16") if job.device == "cuda" else DeviceSettings(kind="cpu", dtype="fp32")
+    dtype = "bf16" if job.device == "cuda" else "fp32"
+    device = DeviceSettings(kind="cuda" if job.device == "cuda" else "cpu", dtype=dtype, logits_mb=job.logits_mb)
     backend = open_backend(open_base(Path(job.folder) / "model"), OptimizerSettings(), device)
     loaded = held_bytes(job.device)
     backend.attach(Path(job.folder) / "adapter")

@@ -11,13 +11,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from whet.backends.base import LoraSettings
 from whet.backends.on_torch.adapters import adapt
-from whet.backends.on_torch.head import find_head, head_losses
+from whet.backends.on_torch.head import Room, find_head, head_losses
 from whet.backends.on_torch.load import load_model
 from whet.models.base_model import BaseModel, open_base
 
 CPU = torch.device("cpu")
 NUM, WIDTH, VOCABULARY = 13, 24, 501
-ROW_BYTES = 8 * VOCABULARY  # fp32 logits and their gradient
+# Logits of a row and their gradient: in one place in fp32, else in two precisions.
+ROW_BYTES = {torch.float32: 4 * VOCABULARY, torch.bfloat16: 8 * VOCABULARY}
 
 
 def make_head(*, has_bias: bool, is_trained: bool, dtype: torch.dtype = torch.float32) -> torch.nn.Linear:
@@ -42,7 +43,7 @@ def test_losses_and_gradients_are_those_of_cross_entropy(num_rows: int, has_bias
     wanted = cross_entropy(torch.nn.functional.linear(exact, *weights), target, reduction="none")
     (wanted.sum() * 0.37).backward()
 
-    losses = head_losses(hidden, head, target, num_rows * ROW_BYTES)
+    losses = head_losses(hidden, head, target, num_rows * ROW_BYTES[torch.float32])
     assert losses.dtype == torch.float32
     torch.testing.assert_close(losses.double(), wanted, rtol=1e-6, atol=1e-6)
     (losses.sum() * 0.37).backward()
@@ -62,7 +63,7 @@ def test_a_head_in_bf16_is_as_near_as_bf16_is(wants_gradient: bool) -> None:
     wanted = cross_entropy(exact @ head.weight.double().T, target, reduction="none")
     wanted.sum().backward()
     with torch.set_grad_enabled(wants_gradient):
-        losses = head_losses(hidden, head, target, 4 * ROW_BYTES)
+        losses = head_losses(hidden, head, target, 4 * ROW_BYTES[torch.float32])
     assert losses.requires_grad == wants_gradient
     torch.testing.assert_close(losses.double(), wanted.detach(), rtol=1e-2, atol=1e-2)
     if wants_gradient:
@@ -76,7 +77,7 @@ def test_logits_far_from_zero_do_not_overflow() -> None:
     with torch.no_grad():
         hidden *= 1000
     wanted = cross_entropy(hidden.detach().double() @ head.weight.double().T, target, reduction="none")
-    losses = head_losses(hidden, head, target, ROW_BYTES)
+    losses = head_losses(hidden, head, target, ROW_BYTES[torch.float32])
     torch.testing.assert_close(losses.double(), wanted, rtol=1e-5, atol=1e-5)
     losses.sum().backward()
     assert hidden.grad.isfinite().all()
@@ -109,11 +110,27 @@ def test_logits_never_take_more_than_their_bytes(num_rows: int, dtype: torch.dty
     head = make_head(has_bias=False, is_trained=False, dtype=dtype)
     hidden, target = make_inputs(dtype)
     with WideTensors(head) as wide:
-        head_losses(hidden, head, target, num_rows * ROW_BYTES + 7).sum().backward()
-    assert num_rows * VOCABULARY * dtype.itemsize <= wide.most <= num_rows * ROW_BYTES
+        head_losses(hidden, head, target, num_rows * ROW_BYTES[dtype] + 7).sum().backward()
+    assert num_rows * VOCABULARY * dtype.itemsize <= wide.most <= num_rows * ROW_BYTES[dtype]
     with WideTensors(head) as wide, torch.no_grad():
         cross_entropy(hidden @ head.weight.T, target)
     assert wide.most >= 2 * NUM * VOCABULARY * dtype.itemsize  # what plain torch takes is counted
+
+
+def test_one_room_serves_pass_after_pass() -> None:
+    head, room = make_head(has_bias=True, is_trained=False), Room()
+    places = set()
+    for num in (5, 13, 2, 7):
+        hidden, target = (part[:num] for part in make_inputs())
+        wanted = cross_entropy(torch.nn.functional.linear(hidden, head.weight, head.bias), target, reduction="none")
+        losses = head_losses(hidden, head, target, 4 * ROW_BYTES[torch.float32], room)
+        torch.testing.assert_close(losses, wanted, rtol=1e-5, atol=1e-5)
+        assert room.block is not None
+        assert len(room.block) <= 4
+        places.add(room.block.data_ptr())
+    assert len(places) <= 2  # it grew once, from 3 rows to 4
+    room.clear()
+    assert room.block is None
 
 
 def test_a_row_is_computed_even_where_it_needs_more() -> None:

@@ -316,7 +316,7 @@ def test_a_description_that_is_too_long_is_not_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("config", [
-    {"auto_map": {"AutoModel": "evil.Model"}}, {"model_file": "evil.py"}, {"text_config": {"auto_map": {}}},
+    {"auto_map": {"AutoModel": "evil.Model"}}, {"model_file": "evil.py"}, {"text_config": {"auto_map": {"AutoConfig": "x.C"}}},
     {"layers": [{"model_file": "x"}]}, {"trust_remote_code": True}, {"a": {"b": {"trust_remote_code": "yes"}}},
 ], ids=str)  # fmt: skip
 def test_code_in_a_config_is_refused_at_any_depth(config: dict[str, Any], tmp_path: Path) -> None:
@@ -324,7 +324,7 @@ def test_code_in_a_config_is_refused_at_any_depth(config: dict[str, Any], tmp_pa
     path.write_text(json.dumps(config))
     with pytest.raises(InputError, match="names code to run"):
         read_config(path)
-    path.write_text('{"trust_remote_code": false, "model_type": "llama"}')
+    path.write_text('{"trust_remote_code": false, "auto_map": {}, "model_file": null, "model_type": "llama"}')
     assert read_config(path)["model_type"] == "llama"
 
 

@@ -74,7 +74,7 @@ def named_code(value: Any) -> str:
     """The first key that names code; empty where there is none."""
     if isinstance(value, dict):
         for key in CODE_KEYS:
-            if key in value:
+            if value.get(key):  # null or empty names none
                 return key
         if value.get("trust_remote_code"):
             return "trust_remote_code"

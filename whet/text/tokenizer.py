@@ -27,7 +27,7 @@ class Tokenizer:
     def __init__(self, folder: Path) -> None:
         from tokenizers import Tokenizer as FastTokenizer
 
-        path = folder / "tokenizer.json"
+        path = next((one for one in (folder / "tokenizer.json", folder / "tokenizer.model") if one.is_file()), folder)
         self._place = str(path)
         text = described(folder)
         try:

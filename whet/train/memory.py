@@ -19,7 +19,6 @@ BLOCK_8BIT = 256  # weights that share one 32-bit scale in an 8-bit optimiser (b
 SMALL_8BIT = 4096  # tensors below this size keep 32-bit moments there
 # Resident memory of a process that has imported torch, transformers and peft and run one product; of a CUDA context.
 RUNTIME_BYTES = {"cpu": 455 * MIB, "cuda": 600 * MIB, "mlx": 300 * MIB}
-BUDGET_PER_LOGIT = 8  # bytes that the head counts for one logit when it cuts a chunk from logits_mb
 # What one logit takes: fp32 where the base computes so, its gradient in the same place; else both in 16 bits beside it.
 LOGIT_BYTES = {"fp32": 4, "bf16": 8, "fp16": 8}
 # What the C library's allocator keeps of freed blocks, as a share of all layers' activations, kept and checkpointed; a card's
@@ -307,7 +306,7 @@ def _update_bytes(name: str, trained: Trained) -> int:
 
 def _logit_bytes(sizes: Sizes, setup: Setup, trained: Trained, num_learnt: int) -> int:
     """The head's memory: a chunk of logits, the vectors that it reads, and the gradient of its weights where it is trained."""
-    at_once = min(num_learnt, max(1, setup.device.logits_mb * MIB // (BUDGET_PER_LOGIT * sizes.vocabulary)))
+    at_once = min(num_learnt, max(1, setup.device.logits_mb * MIB // (LOGIT_BYTES[setup.dtype] * sizes.vocabulary)))
     inputs = num_learnt * sizes.hidden * DTYPE_BYTES[setup.dtype] * HEAD_INPUT_COPIES
     weights = 4 * HEAD_GRADIENT_COPIES * sizes.head.num_weights if "lm_head" in trained.names else 0
     return at_once * sizes.vocabulary * LOGIT_BYTES[setup.dtype] + inputs + weights

@@ -33,6 +33,7 @@ from whet.backends.on_torch.ranks import Ranks, lost_named
 from whet.backends.on_torch.recompute import compute_again, computed_again
 from whet.backends.on_torch.state import load_state, save_state
 from whet.backends.on_torch.steps import Steps
+from whet.backends.on_torch.targets import decoder_layers
 from whet.backends.padded import relative_difference
 from whet.backends.replies import unheld
 from whet.errors import InputError, WhetError
@@ -135,7 +136,14 @@ class TorchBackend:
             self.layout_fault = f"packed rows gave other values: {words}"
             self.row_layout, self.layout_reason = "padded", self.layout_fault
             return f"rows are padded: {self.layout_reason}"
-        return f"rows are packed; against padded rows {words}"
+        return f"rows are packed; against padded rows {words}{self._fused_words()}"
+
+    def _fused_words(self) -> str:
+        """How many layers train as one function each; nothing where none could."""
+        if self.device.type != "cpu" or self.dtype != torch.float32:
+            return ""
+        fused = self.passes.fused.count if self.passes.fused is not None else 0
+        return f"; {fused} of {len(decoder_layers(self.model)[1])} layers are fused"
 
     def update(self, packs: Sequence[Pack], learning_rate: float, limits: StepLimits = NO_LIMITS) -> StepResult:
         optimizer = self._optimizer()

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import tempfile
-import types
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -12,6 +12,7 @@ import torch
 
 from whet.backends.base import Pack
 from whet.backends.on_torch.attention import PrefixKeys
+from whet.backends.on_torch.forwards import exchange
 from whet.backends.on_torch.targets import decoder_layers
 from whet.errors import InputError
 
@@ -35,7 +36,7 @@ class FrozenLayers:
         self.half: Half = "both"
         self.prefixes: dict[tuple[int, ...], FrozenPrefix] = {}
         self.store = Store(budget, is_on_disk) if budget else None
-        self.replaced: list[tuple[torch.nn.Module, Any]] = []
+        self.ways_back: list[Callable[[], None]] = []
         _, stack = decoder_layers(model)
         num_frozen = _num_frozen(model, stack)
         for number, layer in enumerate(stack):
@@ -59,11 +60,8 @@ class FrozenLayers:
 
     def undo(self) -> None:
         """Let the layers be as they were."""
-        for module, before in reversed(self.replaced):
-            del module.forward
-            if before is not None:
-                module.forward = before
-        self.replaced = []
+        while self.ways_back:
+            self.ways_back.pop()()
 
     def is_exact(self) -> bool:
         """Whether the halves one after the other give the whole. Not so where embeddings are scaled behind their table."""
@@ -83,12 +81,11 @@ class FrozenLayers:
     def _make_skippable(self, module: torch.nn.Module, skipped_in: Half) -> None:
         """Let a layer hand its input on unchanged while the other half is computed."""
         inner = module.forward
-        self.replaced.append((module, vars(module).get("forward")))
 
         def forward(_: Any, hidden: torch.Tensor, *rest: Any, **named: Any) -> torch.Tensor:
             return hidden if self.half == skipped_in else inner(hidden, *rest, **named)
 
-        module.forward = types.MethodType(forward, module)
+        self.ways_back.append(exchange(module, forward))
 
 
 def open_frozen(model: Any, budget: int, *, is_on_disk: bool) -> FrozenLayers | None:

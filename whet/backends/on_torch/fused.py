@@ -1,6 +1,8 @@
 """Layers that train as one function each: found by comparing what they give, left as they are where they are built otherwise."""
 
 import types
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +11,7 @@ import torch
 from whet.backends.base import Pack, Segment
 from whet.backends.on_torch.attention import Sight, attend_packed
 from whet.backends.on_torch.buffers import Buffers
+from whet.backends.on_torch.forwards import exchange
 from whet.backends.on_torch.fused_layer import FusedFunction, FusedLayer, Run
 from whet.backends.on_torch.rows import packed_row
 from whet.backends.on_torch.targets import decoder_layers
@@ -32,18 +35,17 @@ class FusedLayers:
     """A decoder's layers with another forward function where gradients are asked for, in packed rows."""
 
     buffers: Buffers = field(default_factory=Buffers)
-    replaced: list[tuple[Any, Any]] = field(default_factory=list)
+    ways_back: list[Callable[[], None]] = field(default_factory=list)
     is_at_work: bool = True
     """Else the layers run part by part, where hooks see what passes."""
 
     @property
     def count(self) -> int:
-        return len(self.replaced)
+        return len(self.ways_back)
 
     def replace(self, layer: Any, fused: FusedLayer, window: int | None, *, is_trimmed: bool) -> None:
         """Let a layer run as one function in training."""
         inner, has_trained = layer.forward, bool(fused.trained())
-        self.replaced.append((layer, vars(layer).get("forward")))
 
         def forward(_: Any, hidden_1TH: torch.Tensor, *rest: Any, **named: Any) -> torch.Tensor:
             sight = named.get("whet_sight")
@@ -53,15 +55,12 @@ class FusedLayers:
                 return inner(hidden_1TH, *rest, **named)
             return run_fused(fused, hidden_1TH, named["position_embeddings"], sight, is_trimmed=is_trimmed)
 
-        layer.forward = types.MethodType(forward, layer)
+        self.ways_back.append(exchange(layer, forward))
 
     def undo(self) -> None:
         """Let the layers be as they were."""
-        for layer, before in reversed(self.replaced):
-            del layer.forward
-            if before is not None:
-                layer.forward = before
-        self.replaced = []
+        while self.ways_back:
+            self.ways_back.pop()()
         self.buffers.clear()
 
 
@@ -117,7 +116,7 @@ def _served(model: Any, stack: Any, buffers: Buffers) -> list[tuple[Any, FusedLa
     sight = Sight(rows.tree, rows.positions_BT[0], rows.longest)
     watch, found = _Watch(sight), []
 
-    def compared(layer: Any) -> Any:
+    def compared(layer: Any) -> Callable[..., torch.Tensor]:
         inner = layer.forward
 
         def forward(_: Any, hidden_1TH: torch.Tensor, *rest: Any, **named: Any) -> torch.Tensor:
@@ -133,21 +132,15 @@ def _served(model: Any, stack: Any, buffers: Buffers) -> list[tuple[Any, FusedLa
                     break
             return whole
 
-        return types.MethodType(forward, layer)
+        return forward
 
-    before = [(layer, vars(layer).get("forward")) for layer in stack if _has_parts(layer)]
-    for layer, _ in before:
-        layer.forward = compared(layer)
-    try:
+    with ExitStack() as ways_back:
+        for layer in filter(_has_parts, stack):
+            ways_back.callback(exchange(layer, compared(layer)))
         # Far apart: some attention scales its queries by their positions, the first thousands by 1 (Ministral 3).
         farthest = getattr(model.config.get_text_config(), "max_position_embeddings", None) or len(rows.ids_BT[0])
         positions_BT = torch.linspace(0, farthest - 1, rows.ids_BT.shape[1]).round().long()[None]
         model.get_decoder()(input_ids=rows.ids_BT, position_ids=positions_BT, use_cache=False, whet_sight=watch)
-    finally:
-        for layer, forward in before:
-            del layer.forward
-            if forward is not None:
-                layer.forward = forward
     return found
 
 

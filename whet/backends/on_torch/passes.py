@@ -11,7 +11,7 @@ from whet.backends.base import DeviceSettings, Pack, Segment
 from whet.backends.on_torch.attention import NAME, PrefixKeys, Sight, register
 from whet.backends.on_torch.frozen import FrozenLayers, FrozenPrefix, open_frozen
 from whet.backends.on_torch.fused import FusedLayers, open_fused
-from whet.backends.on_torch.head import find_head, head_losses
+from whet.backends.on_torch.head import Room, find_head, head_losses
 from whet.backends.on_torch.rows import Rows, packed_row, padded_rows
 from whet.backends.on_torch.trimming import LastLayer, open_last_layer
 
@@ -52,7 +52,7 @@ class Passes:
         self.last: LastLayer | None = None
         self.fused: FusedLayers | None = None
         self.plain_attention = model.config._attn_implementation
-        self.head = find_head(model)
+        self.head, self.room = find_head(model), Room()
         self.unpackable = self._probe()
         """Why this model's rows can't be packed; empty if they can."""
         if self.head is not None and not self.unpackable and not is_sharded:
@@ -146,7 +146,7 @@ class Passes:
         hidden_NH = self._hidden(part).flatten(0, 1)
         if rows.tree is None or self.last is None:
             hidden_NH = hidden_NH.index_select(0, rows.row_N * rows.ids_BT.shape[1] + rows.at_N)
-        return head_losses(hidden_NH, self.head, rows.target_N, self.logits_bytes)
+        return head_losses(hidden_NH, self.head, rows.target_N, self.logits_bytes, self.room)
 
     def _losses_of_whole(self, part: Part) -> torch.Tensor:
         """Through the model's own head, where it does more than a product. It runs at learnt columns only."""
@@ -201,6 +201,7 @@ class Passes:
 
     def let_go(self) -> None:
         """Free the memory that is kept from one training step to the next."""
+        self.room.clear()
         if self.fused is not None:
             self.fused.buffers.clear()
 

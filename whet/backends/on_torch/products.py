@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 
+from whet.backends.on_torch.forwards import exchange
 from whet.backends.on_torch.layers import is_plain_lora
 from whet.backends.on_torch.passes import Passes
 
@@ -39,17 +40,10 @@ class Products:
     @contextmanager
     def at_work(self) -> Iterator[None]:
         """Within, the layers compute by these products."""
-        before = {layer: vars(layer).get("forward") for layer in self.forwards}
-        try:
+        with ExitStack() as ways_back:
             for layer, forward in self.forwards.items():
-                layer.forward = forward
+                ways_back.callback(exchange(layer, forward, is_method=False))
             yield
-        finally:
-            for layer, forward in before.items():
-                if forward is None:
-                    vars(layer).pop("forward", None)
-                else:
-                    layer.forward = forward
 
 
 def _is_served(model: Any) -> bool:

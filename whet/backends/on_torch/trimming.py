@@ -1,11 +1,11 @@
 """The last layer where something is learnt: the other tokens give it keys and values, and nothing else of them is ever read."""
 
 import functools
-import types
 from typing import Any
 
 import torch
 
+from whet.backends.on_torch.forwards import exchange
 from whet.backends.on_torch.targets import decoder_layers
 
 
@@ -19,10 +19,10 @@ class LastLayer:
 
     def __init__(self, layer: Any) -> None:
         self.layer = layer
-        self.inner, self.was_replaced = layer.forward, vars(layer).get("forward")
+        self.inner = layer.forward
         self.wanted: torch.Tensor | None = None
         self.hook = layer.self_attn.o_proj.register_forward_pre_hook(self._choose)
-        layer.forward = types.MethodType(self._forward, layer)
+        self.way_back = exchange(layer, self._forward)
 
     def _choose(self, _: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:
         return inputs if self.wanted is None else (inputs[0].index_select(1, self.wanted), *inputs[1:])
@@ -50,9 +50,7 @@ class LastLayer:
     def undo(self) -> None:
         """Let the layer be as it was."""
         self.hook.remove()
-        del self.layer.forward
-        if self.was_replaced is not None:
-            self.layer.forward = self.was_replaced
+        self.way_back()
 
 
 def open_last_layer(model: Any) -> LastLayer | None:
@@ -79,13 +77,12 @@ def _is_same(model: Any, last: LastLayer) -> bool:
         seen.append((whole, last.trimmed(hidden_1TH, every_T, *rest, **named)))
         return whole
 
-    before = last.layer.forward
-    last.layer.forward = types.MethodType(compare, last.layer)
+    way_back = exchange(last.layer, compare)
     try:
         ids = torch.arange(5, 9, device=model.get_input_embeddings().weight.device)[None]
         model.get_decoder()(input_ids=ids, use_cache=False)
     except (TypeError, IndexError, AttributeError):
         return False
     finally:
-        last.layer.forward = before
+        way_back()
     return bool(seen) and all(a.shape == b.shape and torch.equal(a, b) for a, b in seen)
