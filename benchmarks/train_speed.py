@@ -38,6 +38,7 @@ from random_models import CARD_SHAPES, SHAPES
 from systems import Job, start, write_rows
 from workloads import DATA, WORKLOADS, Workload, make_workload
 
+from whet.backends.base import DeviceSettings
 from whet.train.encode import Row
 
 ALL_SHAPES = SHAPES | CARD_SHAPES
@@ -52,8 +53,9 @@ BEST: dict[tuple[str, str], tuple[PeerSettings, ...]] = {
     ("A", "c"): (PeerSettings("trl", 1, "flat"), PeerSettings("plain", 1, "flat")),
     ("A", "d"): (PeerSettings("trl", 1, "flat"), PeerSettings("plain", 1, "flat")),
 }
-# Tokens of whet's micro-batches, and MiB of logits at a time. (c) gives a tenth of its speed for a third of its memory.
-BUDGET = {"a": (1280, 64), "b": (704, 64), "c": (384, 16), "d": (2048, 64)}
+# Tokens of whet's micro-batches. (c) gives a tenth of its speed for a third of its memory.
+BUDGET = {"a": 1280, "b": 704, "c": 384, "d": 2048}
+LOGITS_MB = {("A", "c"): 16}  # as it comes elsewhere
 
 
 @dataclass
@@ -154,8 +156,8 @@ def measure(bench: Bench, matrix: list[float]) -> tuple[Measured, list[Measured]
     ours = Measured("whet", rows_per_step=bench.num_rows)
     names = ["trl default" if one.is_checkpointed else one.name() for one in peers]
     theirs = [Measured(name, rows_per_step=peer_rows) for name in names]
-    budget, logits_mb = BUDGET[bench.workload.name]
-    budget = args.tokens_per_batch or budget
+    budget = args.tokens_per_batch or BUDGET[bench.workload.name]
+    logits_mb = LOGITS_MB.get((bench.model, bench.workload.name), DeviceSettings().logits_mb)
     for _ in range(args.rounds):
         if not (args.quick and matrix):
             matrix.append(bench.job("rate")["best"])

@@ -3,8 +3,9 @@
 import random
 
 import pytest
+from statsmodels.stats.inter_rater import cohens_kappa
 
-from whet.evaluate.agreement import agree, cohen_kappa
+from whet.evaluate.agreement import agree, cohen_kappa, kappa_interval
 from whet.records import Counts, Score
 
 
@@ -19,6 +20,28 @@ def test_kappa_is_that_of_scikit_learn(seed):
     left = [lot.choice("ABCD") for _ in range(60)]
     right = [said if lot.random() < 0.4 else lot.choice("ABC") for said in left]
     assert cohen_kappa(list(zip(left, right, strict=True))) == pytest.approx(metrics.cohen_kappa_score(left, right))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_interval_of_kappa_is_that_of_statsmodels(seed):
+    lot = random.Random(seed)
+    left = [lot.choice("ABCD") for _ in range(60)]
+    right = [said if lot.random() < 0.5 else lot.choice("ABCD") for said in left]
+    pairs = list(zip(left, right, strict=True))
+    table = [[sum(pair == (x, y) for pair in pairs) for y in "ABCD"] for x in "ABCD"]
+    known = cohens_kappa(table)
+    found = kappa_interval(pairs)
+    assert (found.low, found.high) == pytest.approx((known.kappa_low, known.kappa_upp))
+
+
+def test_pairs_of_one_document_tell_as_much_of_kappa_as_one():
+    lot = random.Random(1)
+    pairs = [(said, said if lot.random() < 0.5 else lot.choice("ABC")) for said in lot.choices("ABC", k=200)]
+    alone = kappa_interval(pairs)
+    thrice = kappa_interval(pairs * 3, groups=list(range(200)) * 3)
+    assert (thrice.low, thrice.high) == pytest.approx((alone.low, alone.high), abs=0.005)  # Student's quantile is a little wider
+    assert kappa_interval(pairs, groups=["one document"] * 200) is None
+    assert kappa_interval([("A", "A"), ("B", "B")]) is None
 
 
 def test_kappa_is_nothing_where_chance_agrees_always():

@@ -9,8 +9,9 @@ import statsmodels.api as sm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from statsmodels.stats.proportion import proportion_effectsize
 
-from whet.evaluate.shares import design_effect, exact_interval, mcnemar, share_interval
+from whet.evaluate.shares import cohen_h, design_effect, exact_interval, mcnemar, share_interval
 from whet.evaluate.statistics import Interval, number_groups, wilson
 
 grouped = st.lists(st.tuples(st.booleans(), st.booleans(), st.integers(0, 5)), min_size=2, max_size=30)
@@ -33,11 +34,18 @@ def test_mcnemar_counts_the_tail_of_fair_coins(pairs):
     assert (other.interval.low, other.interval.high) == pytest.approx((-found.interval.high, -found.interval.low))
 
 
+def arcsines(share):
+    return 2 * math.asin(math.sqrt(share))
+
+
+@pytest.mark.parametrize(
+    ("measure", "scale", "most"), [(mcnemar, float, 0.995), (cohen_h, arcsines, 1.0)], ids=["difference", "h"]
+)
 @pytest.mark.parametrize("shares", [(0.5, 0.2, 0.1, 0.2), (0.05, 0.4, 0.05, 0.5), (0.85, 0.1, 0.02, 0.03)])
-def test_mcnemar_interval_covers_the_true_difference_exactly_computed(shares):
+def test_an_interval_of_pairs_covers_the_truth_exactly_computed(shares, measure, scale, most):
     """Coverage over every table of 20 pairs, weighted by its multinomial probability: no simulation."""
     num, covered, whole = 20, 0.0, 0.0
-    truth = shares[1] - shares[2]
+    truth = scale(shares[0] + shares[1]) - scale(shares[0] + shares[2])
     for both, gained, lost in itertools.product(range(num + 1), repeat=3):
         neither = num - both - gained - lost
         probability = stats.multinomial.pmf((both, gained, lost, neither), num, shares) if neither >= 0 else 0.0
@@ -45,11 +53,24 @@ def test_mcnemar_interval_covers_the_true_difference_exactly_computed(shares):
             continue
         a = [True] * both + [False] * gained + [True] * lost + [False] * neither
         b = [True] * both + [True] * gained + [False] * lost + [False] * neither
-        found = mcnemar(a, b)
+        found = measure(a, b)
         whole += probability
         covered += probability * (found.interval.low <= truth <= found.interval.high)
     assert whole > 0.9
-    assert 0.93 < covered / whole < 0.995  # Newcombe 1998 finds it a little wide where the shares are extreme
+    assert 0.93 < covered / whole <= most  # Newcombe 1998 finds it a little wide where the shares are extreme
+
+
+@settings(max_examples=40)
+@given(grouped)
+def test_cohen_h_is_statsmodels_effect_size_and_groups_widen_it(rows):
+    a, b, groups = ([row[at] for row in rows] for at in range(3))
+    alone, together = cohen_h(a, b), cohen_h(a, b, groups=groups)
+    assert alone.value == together.value == pytest.approx(proportion_effectsize(np.mean(b), np.mean(a)))
+    for one in (alone, together):
+        assert -math.pi <= one.interval.low <= one.value <= one.interval.high <= math.pi
+    assert together.interval.high - together.interval.low >= alone.interval.high - alone.interval.low - 1e-9
+    other = cohen_h(b, a)
+    assert (other.interval.low, other.interval.high) == pytest.approx((-alone.interval.high, -alone.interval.low))
 
 
 @settings(max_examples=40)

@@ -72,7 +72,7 @@ def test_flips_and_effect_sizes_are_those_of_the_examples(three):
     assert [flip.example_id for flip in held.flips] == lost + gained
     assert (held.turned.num, held.turned.num_right) == (len(lost) + len(gained), len(gained))
     assert held.turned.interval.low == binomtest(len(gained), held.turned.num).proportion_ci(method="exact").low
-    assert held.cohen_h > 0.5
+    assert held.comparison.cohen_h.interval.low > 0.5
     shown = {flip.example_id: flip for flip in held.flips}
     assert set(shown) - {"q1"} == {id_ for id_ in shown if not shown[id_].text}
     if "q1" in shown:
@@ -88,7 +88,7 @@ def test_f1_is_resampled_by_group_and_has_no_h(tmp_path):
     held = put_side_by_side(sides, questions=questions, num_resamples=499).held[0]
     assert held.comparison.paired.num_groups == 20
     assert "over 20 groups" in held.comparison.paired.method
-    assert (held.verdict, held.cohen_h) == ("better", None)
+    assert (held.verdict, held.comparison.cohen_h) == ("better", None)
     assert "over examples" in put_side_by_side(sides, num_resamples=499).held[0].comparison.paired.method
 
 
@@ -96,7 +96,8 @@ def test_same_answers_show_nothing(tmp_path):
     sides = [side(tmp_path, label, choice_part(tmp_path / label, "law", QUESTIONS, 0.5, 1)) for label in "ab"]
     found = put_side_by_side(sides)
     assert (found.held[0].verdict, found.held[0].flips, found.held[0].turned.share) == ("no difference shown", (), None)
-    assert (found.agreements[0].share, found.agreements[0].kappa) == (1.0, 1.0)
+    agreement = found.agreements[0]
+    assert (agreement.share, agreement.kappa, agreement.kappa_interval) == (1.0, 1.0, None)
 
 
 @pytest.mark.parametrize(

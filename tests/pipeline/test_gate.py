@@ -92,12 +92,16 @@ def test_other_candidates_on_the_same_questions_are_counted(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["[]", '{"version": 2}', '{"version": 1, "looks": []}', '{"version": 2, "looks": [{"look": 1}]}']
-)
-def test_a_ledger_that_is_none_is_named(tmp_path, text):
+    ("text", "words"),
+    [
+        ("[]", "is no ledger"), ('{"version": 2}', "is no ledger"), ('{"version": 2, "looks": [{"look": 1}]}', "is no ledger"),
+        ('{"version": 1, "looks": []}', "is a ledger of version 1, this whet writes version 2"),
+    ],
+)  # fmt: skip
+def test_a_ledger_that_is_none_is_named(tmp_path, text, words):
     sides = folders(tmp_path)
     (tmp_path / "looks.json").write_text(text)
-    with pytest.raises(InputError, match=r"looks\.json: is no ledger"):
+    with pytest.raises(InputError, match=rf"looks\.json: {words}"):
         judge_folders(*sides, QUICK)
 
 

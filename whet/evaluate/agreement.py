@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from whet.evaluate.compare import is_right
 from whet.evaluate.shares import share_interval
-from whet.evaluate.statistics import CONFIDENCE, Interval
+from whet.evaluate.statistics import CONFIDENCE, Interval, number_groups
 from whet.records import Score
 from whet.storage import canonical
 from whet.tasks.free_qa import words
@@ -27,6 +27,8 @@ class Agreement:
     interval: Interval
     """Of the share of equal answers."""
     kappa: float | None
+    kappa_interval: Interval | None
+    """None also where no pair differs, which says nothing of how far kappa may lie from 1."""
     kappa_of: str
 
     @property
@@ -53,11 +55,11 @@ def agree(
     equal = [x == y if is_said and x is not None and y is not None else right == other
              for (x, y), (right, other) in zip(said, rights, strict=True)]  # fmt: skip
     letters = [(str(x.detail["letter"]), str(y.detail["letter"])) for x, y in pairs] if has_letters else []
-    kappa = cohen_kappa(letters) if has_letters else cohen_kappa([(str(x), str(y)) for x, y in rights])
+    labels = letters if has_letters else [(str(x), str(y)) for x, y in rights]
     group_of = None if groups is None else [groups[x.example_id] for x, _ in pairs]
     return Agreement(
-        part, names, len(pairs), sum(equal), share_interval(equal, confidence, group_of), kappa,
-        "letters" if has_letters else "right or wrong",
+        part, names, len(pairs), sum(equal), share_interval(equal, confidence, group_of),
+        cohen_kappa(labels), kappa_interval(labels, confidence, group_of), "letters" if has_letters else "right or wrong",
     )  # fmt: skip
 
 
@@ -72,6 +74,40 @@ def cohen_kappa(pairs: Sequence[tuple[str, str]]) -> float | None:
     left, right = Counter(x for x, _ in pairs), Counter(y for _, y in pairs)
     chance = sum(left[label] * right[label] for label in left) / len(pairs) ** 2
     return None if chance == 1 else (seen - chance) / (1 - chance)
+
+
+def kappa_interval(
+    pairs: Sequence[tuple[str, str]], confidence: float = CONFIDENCE, groups: Sequence[Hashable] | None = None
+) -> Interval | None:
+    """The interval of Cohen's kappa by its asymptotic standard error (Fleiss, Cohen and Everitt 1969, Psychol. Bull. 72:323).
+
+    The error is that of the mean of each pair's influence on kappa. Where pairs share groups, influences are summed by
+    group, and the quantile is Student's with one degree of freedom less than there are groups. None where no error can be known.
+    """
+    import numpy as np
+    from scipy import special
+
+    kappa, num = cohen_kappa(pairs), len(pairs)
+    if kappa is None:
+        return None
+    seen = sum(x == y for x, y in pairs) / num
+    left, right = Counter(x for x, _ in pairs), Counter(y for _, y in pairs)
+    chance = sum(left[label] * right[label] for label in left) / num**2
+    influence = np.array([
+        ((x == y) - seen) / (1 - chance) - (1 - seen) * ((right[x] + left[y]) / num - 2 * chance) / (1 - chance) ** 2
+        for x, y in pairs
+    ])  # fmt: skip
+    numbers = number_groups(groups)
+    upper = (1 + confidence) / 2
+    if numbers is None:
+        quantile, sums = float(special.ndtri(upper)), influence
+    else:
+        sums = np.bincount(numbers, weights=influence)
+        if len(sums) < 2:
+            return None
+        quantile = float(special.stdtrit(len(sums) - 1, upper)) * (len(sums) / (len(sums) - 1)) ** 0.5
+    reach = quantile * float((sums**2).sum()) ** 0.5 / num
+    return Interval(max(-1.0, kappa - reach), min(1.0, kappa + reach)) if reach > 0 else None
 
 
 def _said(score: Score) -> str | None:

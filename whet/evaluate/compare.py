@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from whet.errors import InputError
-from whet.evaluate.shares import mcnemar
+from whet.evaluate.shares import EffectSize, cohen_h, mcnemar
 from whet.evaluate.statistics import CONFIDENCE, NUM_RESAMPLES, Paired, holm, paired_f1
 from whet.records import Counts, Score
 
@@ -58,6 +58,8 @@ class Comparison:
     numbers: str
     flips: Flips
     categories: tuple[Category, ...] = ()
+    cohen_h: EffectSize | None = None
+    """The effect size of a difference of shares; None for F1."""
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain JSON values, keys as the fields are named."""
@@ -94,6 +96,7 @@ def compare(
     return Comparison(
         names, headline, len(pairs), num_left_out, scores[0], scores[1], paired, ALPHA, verdict,
         f"{_say_verdict(names, verdict)}: {numbers}", numbers, _flips(pairs, measure), categories,
+        cohen_h(*_rights(pairs, measure), confidence, _group_of(pairs, groups)) if headline[1] == "accuracy" else None,
     )  # fmt: skip
 
 
@@ -142,9 +145,9 @@ def _test(
 ) -> tuple[float, float, Paired]:  # fmt: skip
     """The headline figure of both sides on these pairs, and their paired test."""
     measure, figure = headline
-    group_of = None if groups is None else [groups[score.example_id] for score, _ in pairs]
+    group_of = _group_of(pairs, groups)
     if figure == "accuracy":
-        sides = [[is_right(score, measure) for score in side] for side in zip(*pairs, strict=True)]
+        sides = _rights(pairs, measure)
         return sum(sides[0]) / len(pairs), sum(sides[1]) / len(pairs), mcnemar(sides[0], sides[1], confidence, group_of)
     stacks = [[score.counts[measure] for score in side] for side in zip(*pairs, strict=True)]
     paired = paired_f1(
@@ -152,6 +155,14 @@ def _test(
     )
     a, b = (float(getattr(sum(side, Counts()), figure)) for side in stacks)
     return a, b, paired
+
+
+def _rights(pairs: Sequence[tuple[Score, Score]], measure: str) -> tuple[list[bool], list[bool]]:
+    return [is_right(a, measure) for a, _ in pairs], [is_right(b, measure) for _, b in pairs]
+
+
+def _group_of(pairs: Sequence[tuple[Score, Score]], groups: Mapping[str, Hashable] | None) -> list[Hashable] | None:
+    return None if groups is None else [groups[score.example_id] for score, _ in pairs]
 
 
 def _by_category(

@@ -6,13 +6,23 @@ degree of freedom less than there are groups (Korn and Graubard 1998, Surv. Meth
 Methodol. 3:484, find Wilson's interval on effective counts among the best). The paired test swaps whole groups.
 """
 
-from collections.abc import Hashable, Sequence
+import math
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from whet.evaluate.statistics import CONFIDENCE, Interval, Paired, number_groups, square_and_add, wilson
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class EffectSize:
+    """An effect size with its interval."""
+
+    value: float
+    interval: Interval
 
 
 def design_effect(values: "np.ndarray", groups: "np.ndarray | None") -> float:
@@ -101,12 +111,9 @@ def mcnemar(
 
     from whet.evaluate.swaps import swap_tail
 
-    if len(a_right) != len(b_right):
-        raise ValueError(f"{len(a_right)} and {len(b_right)} examples can't be paired")
-    a, b = np.asarray(a_right, dtype=np.int64), np.asarray(b_right, dtype=np.int64)
-    num, gaps, numbers = len(a), b - a, number_groups(groups)
-    gained, lost, both = int((gaps > 0).sum()), int((gaps < 0).sum()), int((a & b).sum())
-    difference, table = (gained - lost) / num if num else 0.0, (both, gained, lost, num - both - gained - lost)
+    gaps, numbers, table = _paired(a_right, b_right, groups)
+    num, (_, gained, lost, _) = len(gaps), table
+    difference = (gained - lost) / num if num else 0.0
     if numbers is None:
         interval = _newcombe(table, float(num), _quantile(confidence, None))
         return Paired(difference, interval, _two_sided(gained, lost), "McNemar, exact; interval by Newcombe's method 10")
@@ -118,6 +125,41 @@ def mcnemar(
     method = f"{test}; interval by Newcombe's method 10 on {effective:.0f} effective pairs"
     interval = _newcombe(table, effective, _quantile(confidence, num_groups - 1)) if num_groups > 1 else Interval(-1.0, 1.0)
     return Paired(difference, interval, p_value, method, num_groups)
+
+
+def cohen_h(
+    a_right: Sequence[bool], b_right: Sequence[bool], confidence: float = CONFIDENCE, groups: Sequence[Hashable] | None = None
+) -> EffectSize:
+    """Cohen's h of two systems that answered the same questions, 2 asin sqrt(b) - 2 asin sqrt(a), within -pi and pi.
+
+    Cohen 1988, "Statistical power analysis", chapter 6. The interval is that of the difference of the shares (`mcnemar`) with
+    each share's own interval on the scale of arcsines: square-and-add serves any two estimates (Zou and Donner 2008, Stat. Med.
+    27:1693).
+    """
+    gaps, numbers, table = _paired(a_right, b_right, groups)
+    if numbers is None:
+        effective, quantile = float(len(gaps)), _quantile(confidence, None)
+    else:
+        effective, quantile = len(gaps) / design_effect(gaps, numbers), _quantile(confidence, max(1, int(numbers.max())))
+    interval = _newcombe(table, effective, quantile, lambda share: 2 * math.asin(math.sqrt(share)), math.pi)
+    both, gained, lost, _ = table
+    a, b = (math.sqrt((both + more) / max(1, len(gaps))) for more in (lost, gained))
+    is_one_group = numbers is not None and int(numbers.max()) == 0
+    return EffectSize(2 * math.asin(b) - 2 * math.asin(a), Interval(-math.pi, math.pi) if is_one_group else interval)
+
+
+def _paired(
+    a_right: Sequence[bool], b_right: Sequence[bool], groups: Sequence[Hashable] | None
+) -> tuple["np.ndarray", "np.ndarray | None", tuple[int, int, int, int]]:
+    """B's right less A's by example, the examples' groups, and how many both have right, were gained, were lost, neither has."""
+    import numpy as np
+
+    if len(a_right) != len(b_right):
+        raise ValueError(f"{len(a_right)} and {len(b_right)} examples can't be paired")
+    a, b = np.asarray(a_right, dtype=np.int64), np.asarray(b_right, dtype=np.int64)
+    gaps = b - a
+    gained, lost, both = int((gaps > 0).sum()), int((gaps < 0).sum()), int((a & b).sum())
+    return gaps, number_groups(groups), (both, gained, lost, len(a) - both - gained - lost)
 
 
 def _two_sided(gained: int, lost: int) -> float:
@@ -142,15 +184,19 @@ def _wilson(share: float, num: float, quantile: float) -> Interval:
     return Interval(max(0.0, min(share, centre - reach)), min(1.0, max(share, centre + reach)))
 
 
-def _newcombe(table: tuple[int, int, int, int], effective: float, quantile: float) -> Interval:
+def _newcombe(
+    table: tuple[int, int, int, int], effective: float, quantile: float,
+    scale: Callable[[float], float] = float, most: float = 1.0,
+) -> Interval:  # fmt: skip
     """Newcombe's method 10 for the difference of two paired shares, B minus A, with his correction of phi.
 
-    table: pairs that both have right, gained, lost, neither. effective: how many pairs these are worth.
+    table: pairs that both have right, gained, lost, neither. effective: how many pairs these are worth. scale: a growing
+    function of a share, whose difference is meant; most: the largest there is.
     """
     both, gained, lost, neither = table
     num = sum(table)
     if num == 0:
-        return Interval(-1.0, 1.0)
+        return Interval(-most, most)
     num_a, num_b = both + lost, both + gained
     product = num_a * (num - num_a) * num_b * (num - num_b)
     cross = both * neither - gained * lost
@@ -158,4 +204,6 @@ def _newcombe(table: tuple[int, int, int, int], effective: float, quantile: floa
     corrected = max(cross - num * num / (2 * effective), 0.0) if cross > 0 else cross
     phi = corrected / product**0.5 if product else 0.0
     a, b = num_a / num, num_b / num
-    return square_and_add(a, _wilson(a, effective, quantile), b, _wilson(b, effective, quantile), phi)
+    around = [_wilson(share, effective, quantile) for share in (a, b)]
+    around_a, around_b = (Interval(scale(one.low), scale(one.high)) for one in around)
+    return square_and_add(scale(a), around_a, scale(b), around_b, phi, most)

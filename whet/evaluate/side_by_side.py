@@ -93,8 +93,7 @@ class Flip:
 class Held:
     """A system held against the first on one part; `adjusted_p` is Holm's over all systems and parts.
 
-    categories: their p-values are Holm's over all systems, parts and categories. cohen_h: difference of the arcsines of two
-    shares (Cohen 1988, chapter 6); None for F1.
+    categories: their p-values are Holm's over all systems, parts and categories.
     """
 
     label: str
@@ -104,7 +103,6 @@ class Held:
     adjusted_p: float
     verdict: Verdict
     turned: Turned
-    cohen_h: float | None
     categories: tuple[Category, ...]
     flips: tuple[Flip, ...]
 
@@ -198,11 +196,9 @@ def _hold(
         dataclasses.replace(category, adjusted_p=own, verdict=judge(category.paired.difference, own))
         for category, own in zip(comparison.categories, category_ps, strict=True)
     )
-    is_share = part.headline[1] == "accuracy"
     return Held(
         side.label, part.name, part.role, comparison, p, judge(comparison.paired.difference, p),
         _turn(comparison, _groups(questions, first.scores[part.name]), confidence),
-        2 * (math.asin(math.sqrt(comparison.b)) - math.asin(math.sqrt(comparison.a))) if is_share else None,
         categories, tuple(_flips(first, side, part, comparison, questions)),
     )  # fmt: skip
 

@@ -7,9 +7,10 @@ from typing import Any
 from whet.evaluate.charts import QUARTERS, Tick
 from whet.evaluate.compare import say_groups, say_p
 from whet.evaluate.report import LOOSE, UNPRINTABLE, read_beside, read_style, say_figure, say_score, say_share, say_time
+from whet.evaluate.shares import EffectSize
 from whet.evaluate.side_by_side import ASKED, BASELINE, Side, SideBySide
 from whet.evaluate.side_charts import TONES, conclude, draw_gains, draw_speed, say_bytes, say_points, say_seconds
-from whet.evaluate.statistics import Paired
+from whet.evaluate.statistics import Interval, Paired
 from whet.evaluate.votes import Votes
 
 MOST_FLIPS = 60  # of one kind, system and part on the page
@@ -197,7 +198,7 @@ def to_markdown(found: SideBySide) -> str:
     lines += ["", "## Cost, speed and size", "", *_table(["", *found.labels], beside(found))]
     agreements = [
         (f"{one.names[0]}, {one.names[1]}: {one.part}",
-         [f"{say_share(one.share)} of {one.num:,}", f"{say_score(one.kappa)} ({one.kappa_of})"])
+         [f"{say_share(one.share)} of {one.num:,}", f"{say_score(one.kappa)} ({one.kappa_of}{_after(one.kappa_interval)})"])
         for one in found.agreements
     ]  # fmt: skip
     lines += ["", "## Agreement", "", *_table(["systems", "same answer", "Cohen's kappa"], agreements)]
@@ -220,11 +221,24 @@ def _tests(found: SideBySide) -> list[str]:
         paired, turned = held.comparison.paired, held.turned
         rows.append((f"{held.label} on {held.part}", [
             f"{say_points(paired.difference)} ({say_points(paired.interval.low)} to {say_points(paired.interval.high)})",
-            say_p(held.adjusted_p), f"{turned.num_right} of {turned.num}", _pairs(held.comparison.num_pairs, paired),
+            say_p(held.adjusted_p), f"{turned.num_right} of {turned.num}", _say_h(held.comparison.cohen_h),
+            _pairs(held.comparison.num_pairs, paired),
             f"{MARKS[TONES[held.verdict]]} {held.verdict}",
         ]))  # fmt: skip
-    head = [f"against {found.labels[0]}", "difference, points", "p (Holm)", "turned right", "pairs", "verdict"]
+    head = [f"against {found.labels[0]}", "difference, points", "p (Holm)", "turned right", "Cohen's h", "pairs", "verdict"]
     return _table(head, rows)
+
+
+def _say_h(effect: EffectSize | None) -> str:
+    return "–" if effect is None else f"{_signed(effect.value)} ({_around(effect.interval)})"
+
+
+def _after(interval: Interval | None) -> str:
+    return f", {_around(interval)}" if interval else ""
+
+
+def _around(interval: Interval) -> str:
+    return f"{_signed(interval.low)} to {_signed(interval.high)}"
 
 
 def _pairs(num: int, paired: Paired) -> str:

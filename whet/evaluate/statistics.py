@@ -261,9 +261,9 @@ def _unresampled_difference(units_a: "np.ndarray", units_b: "np.ndarray", index:
     return square_and_add(scores[0], around_a, scores[1], around_b, 0.0)
 
 
-def square_and_add(a: float, around_a: Interval, b: float, around_b: Interval, phi: float) -> Interval:
-    """The interval of b - a from the intervals of a and b and their correlation phi, within -1 and 1."""
+def square_and_add(a: float, around_a: Interval, b: float, around_b: Interval, phi: float, most: float = 1.0) -> Interval:
+    """The interval of b - a from the intervals of a and b and their correlation phi, within -most and most."""
     below = (b - around_b.low, around_a.high - a)
     above = (around_b.high - b, a - around_a.low)
     reach = [max(0.0, x * x - 2 * phi * x * y + y * y) ** 0.5 for x, y in (below, above)]
-    return Interval(max(-1.0, b - a - reach[0]), min(1.0, b - a + reach[1]))
+    return Interval(max(-most, b - a - reach[0]), min(most, b - a + reach[1]))
