@@ -271,18 +271,17 @@ def measure(args: argparse.Namespace, place: Path) -> dict[str, dict[str, float 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a shorter training, fewer replies and rounds: within 5 minutes")
+    parser.add_argument("--quick", action="store_true", help="a shorter training and fewer rounds: within 5 minutes")
     parser.add_argument("--model", default="embedded", choices=["embedded", "larger"], help="the size that is measured")
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the corpora")
     parser.add_argument("--models", type=Path, help="keep the trained adapter here, or take it from here")
     parser.add_argument("--llama", help="an interpreter that has llama_cpp")
     parser.add_argument("--search", action="store_true", help="measure every batch size and cache of generate")
-    parser.add_argument("--replies", type=int, help="chunks that are asked about (64; 16 with --quick)")
+    parser.add_argument("--replies", type=int, default=64, help="chunks that are asked about (64)")
     parser.add_argument("--rounds", type=int, help="rounds of all systems (5; 2 with --quick)")
     parser.add_argument("--max-tokens", type=int, default=96, help="most tokens of a reply")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of each system")
     args = parser.parse_args()
-    args.replies = args.replies or (16 if args.quick else 64)
     args.rounds = args.rounds or (2 if args.quick else 5)
     with tempfile.TemporaryDirectory() as place:
         ratios = measure(args, Path(place))
