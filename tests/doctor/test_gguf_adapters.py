@@ -13,6 +13,8 @@ from whet.export.gguf_adapter import write_gguf_adapter
 from whet.models.base_model import open_base
 from whet.models.lora import read_lora
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def llama_pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:

@@ -257,6 +257,7 @@ def test_a_pattern_of_peft_stays_a_pattern(tmp_path: Path) -> None:
     assert train.lora.alpha_pattern == {"q_proj": 8.0}
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("said", "is_kept"),
     [
