@@ -41,6 +41,11 @@ def test_pairs_of_one_document_tell_as_much_of_kappa_as_one():
     thrice = kappa_interval(pairs * 3, groups=list(range(200)) * 3)
     assert (thrice.low, thrice.high) == pytest.approx((alone.low, alone.high), abs=0.005)  # Student's quantile is a little wider
     assert kappa_interval(pairs, groups=["one document"] * 200) is None
+    # Two documents that say the same: their influences cancel, which is no certainty.
+    twice = kappa_interval(pairs[:7] * 2, groups=["a"] * 7 + ["b"] * 7)
+    flat = kappa_interval(pairs[:7] * 2)
+    assert twice.low <= flat.low
+    assert twice.high >= flat.high
     assert kappa_interval([("A", "A"), ("B", "B")]) is None
 
 

@@ -94,7 +94,7 @@ def test_other_candidates_on_the_same_questions_are_counted(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[]", "is no ledger"), ('{"version": 2}', "is no ledger"), ('{"version": 2, "looks": [{"look": 1}]}', "is no ledger"),
+        ("[]", "is no ledger"), ('{"looks": []}', "is no ledger"), ('{"version": "2", "looks": []}', "is no ledger"), ('{"version": 2}', "is no ledger"), ('{"version": 2, "looks": [{"look": 1}]}', "is no ledger"),
         ('{"version": 1, "looks": []}', "is a ledger of version 1, this whet writes version 2"),
     ],
 )  # fmt: skip

@@ -99,6 +99,7 @@ def ray_here():
     """Ray on this machine, for all tests of this file: it takes seconds to start."""
     paths = os.pathsep.join(filter(None, [str(Path(ray_at_work.__file__).parent), os.environ.get("PYTHONPATH")]))
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal", "PYTHONPATH": paths}
+    os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # as whet has it: read once, when Ray is imported
     ray = pytest.importorskip("ray", reason="needs Ray: pip install 'whet[ray]'")
     ray.init(
         address="local",

@@ -30,7 +30,8 @@ def gguf(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="The file, or a folder for it.", show_default="NAME-TYPE.gguf")
+        Path | None,
+        typer.Option("--out", "-o", help="The .gguf file, or a folder that is there.", show_default="NAME-TYPE.gguf"),
     ] = None,
     base: Base = None,
     importance: Annotated[bool, typer.Option("--importance", help="Quantise by what matters on the run's valid split.")] = False,

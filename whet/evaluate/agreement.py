@@ -82,7 +82,8 @@ def kappa_interval(
     """The interval of Cohen's kappa by its asymptotic standard error (Fleiss, Cohen and Everitt 1969, Psychol. Bull. 72:323).
 
     The error is that of the mean of each pair's influence on kappa. Where pairs share groups, influences are summed by
-    group, and the quantile is Student's with one degree of freedom less than there are groups. None where no error can be known.
+    group, which never narrows the interval, and the quantile is Student's with one degree of freedom less than there are
+    groups. None where no error can be known.
     """
     import numpy as np
     from scipy import special
@@ -106,8 +107,8 @@ def kappa_interval(
         if len(sums) < 2:
             return None
         quantile = float(special.stdtrit(len(sums) - 1, upper)) * (len(sums) / (len(sums) - 1)) ** 0.5
-    reach = quantile * float((sums**2).sum()) ** 0.5 / num
-    return Interval(max(-1.0, kappa - reach), min(1.0, kappa + reach)) if reach > 0 else None
+    reach = quantile * max(float((sums**2).sum()), float((influence**2).sum())) ** 0.5 / num
+    return Interval(max(-1.0, kappa - reach), min(1.0, kappa + reach)) if reach > 1e-9 else None
 
 
 def _said(score: Score) -> str | None:

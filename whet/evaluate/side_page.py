@@ -198,7 +198,7 @@ def to_markdown(found: SideBySide) -> str:
     lines += ["", "## Cost, speed and size", "", *_table(["", *found.labels], beside(found))]
     agreements = [
         (f"{one.names[0]}, {one.names[1]}: {one.part}",
-         [f"{say_share(one.share)} of {one.num:,}", f"{say_score(one.kappa)} ({one.kappa_of}{_after(one.kappa_interval)})"])
+         [f"{say_share(one.share)} of {one.num:,}", f"{_signed(one.kappa)} ({one.kappa_of}{_after(one.kappa_interval)})"])
         for one in found.agreements
     ]  # fmt: skip
     lines += ["", "## Agreement", "", *_table(["systems", "same answer", "Cohen's kappa"], agreements)]

@@ -70,8 +70,11 @@ def export_gguf_file(
     kind = kind.lower()
     if kind not in TYPES:
         raise InputError("--type", f"{kind!r} is no type that whet writes", f"Take one of {', '.join(TYPES)}")
-    if out is not None and not out.is_dir() and out.suffix != ".gguf":
-        raise InputError("--out", f"{str(out)!r} does not end in .gguf, by which llama.cpp's tools know it", f"Write {out}.gguf")
+    if out is not None and not out.is_dir() and out.suffix.lower() != ".gguf":
+        raise InputError(
+            "--out", f"{str(out)!r} does not end in .gguf, by which llama.cpp knows the file, and is no folder",
+            f"Write {out}.gguf, or make the folder first",
+        )  # fmt: skip
     with whole_model(what, base, out or Path("model.gguf"), say) as source:
         path = out or Path(f"{source.name}-{kind}.gguf")
         if path.is_dir():

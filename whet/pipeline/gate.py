@@ -117,12 +117,12 @@ def _read_ledger(path: Path) -> list[dict[str, Any]]:
         return []
     found = read_json(path)
     version = found.get("version") if isinstance(found, dict) else None
-    if isinstance(version, int) and version != VERSION:
+    if type(version) is int and version != VERSION:
         raise InputError(
             str(path), f"is a ledger of version {version}, this whet writes version {VERSION}",
             "Judge with the whet that wrote it, or put it aside and begin a ledger anew with fresh questions",
         )  # fmt: skip
-    rows = found.get("looks") if isinstance(found, dict) else None
+    rows = found.get("looks") if isinstance(found, dict) and type(version) is int else None
     if not isinstance(rows, list) or any(not isinstance(row, dict) or row.keys() != KEYS for row in rows):
         raise InputError(
             str(path), "is no ledger of looks", "Put back what whet wrote; without it nobody knows how often was looked"

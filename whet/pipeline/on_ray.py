@@ -160,9 +160,11 @@ def answer_on_ray(
             raise _explain(error) from None
         finally:
             actors = close_feed(feed)
-            # A thread of the pipeline that outlived Ray would start another Ray, or take the process with it.
-            collector.join(SECONDS_TO_END)
-            end_actors(actors)
+            try:
+                # A thread of the pipeline that outlived Ray would start another Ray, or take the process with it.
+                collector.join(SECONDS_TO_END)
+            finally:
+                end_actors(actors)
 
 
 def _exchange(

@@ -3,8 +3,11 @@
 import asyncio
 import copy
 import json
+import os
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
@@ -15,6 +18,7 @@ from ray.data.block import BlockMetadata
 
 REQUESTS, ANSWERS, NUMBER = "requests", "answers", "number"
 SECONDS_TO_ANSWER = 60.0  # for the feed, which only ever waits
+LOST = (ray.exceptions.RayError, ConnectionError)  # what calls raise where Ray or a part of it is gone
 MAX_DEATHS = 3
 """Actors that a request may cost, its first batch's included; then it is an error."""
 Answer = Callable[[str], str]
@@ -33,9 +37,14 @@ class Feed:
         self._batches: dict[int, str] = {}
         self._num: int | None = None
         self._actors: list[Any] = []
+        self._is_ended = False
         self._begun: Counter[tuple[int, ...]] = Counter()
         self._parts: dict[tuple[int, int], str] = {}
         self._news = asyncio.Condition()
+
+    async def outlive(self) -> None:
+        """Never answered: whoever asks hears of the feed's death."""
+        await asyncio.Event().wait()
 
     async def put(self, number: int, batch: str) -> None:
         async with self._news:
@@ -50,6 +59,8 @@ class Feed:
 
     async def open(self, actor: Any) -> bool:
         """An actor is about to open its engine; gives whether it shall, or too many before it died in doing so."""
+        if self._is_ended:
+            raise RuntimeError("the pipeline has ended")  # in the actor's constructor: the actor ends with it
         self._actors.append(actor)
         self._num_unopened += 1
         return self._num_unopened <= self._most_unopened
@@ -85,8 +96,9 @@ class Feed:
             await self._news.wait_for(lambda: number in self._batches or (self._num is not None and number >= self._num))
             return self._batches.get(number)
 
-    async def actors(self) -> list[Any]:
-        """Whatever has opened an engine, or tried to."""
+    async def end(self) -> list[Any]:
+        """Nobody is let in from now on; gives whoever was."""
+        self._is_ended = True
         return self._actors
 
 
@@ -97,18 +109,18 @@ def open_feed(num_actors: int) -> Any:
 
 def close_feed(feed: Any) -> list[Any]:
     """End the feed, and with it the pipeline that reads it. Gives the actors that the pipeline has, for end_actors."""
-    try:
-        return list(ray.get(feed.actors.remote(), timeout=SECONDS_TO_ANSWER))
-    except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
-        return []  # it died on its own
-    finally:
-        ray.kill(feed)
+    actors: list[Any] = []
+    with suppress(*LOST):  # it died on its own, or all of Ray did
+        actors = list(ray.get(feed.end.remote(), timeout=SECONDS_TO_ANSWER))
+    end_actors([feed])
+    return actors
 
 
 def end_actors(actors: list[Any]) -> None:
     """End what an ended pipeline leaves. Ray waits until nothing refers to them, and no other pipeline has their CPUs before."""
     for actor in actors:
-        ray.kill(actor)
+        with suppress(*LOST):
+            ray.kill(actor)
 
 
 class FeedSource(Datasource):  # type: ignore[misc]
@@ -143,11 +155,18 @@ class Answerer:
         if not ray.get(feed.open.remote(ray.get_runtime_context().current_actor)):
             self._fault = "actor after actor died in doing so; they may lack memory"
             return
+        threading.Thread(target=self._end_with_the_feed, daemon=True).start()
         try:
             self._answer = open_answer(opener)
             ray.get(feed.opened.remote())
         except Exception as error:  # any fault of opening: the driver says it and ends
             self._fault = str(error) or type(error).__name__
+
+    def _end_with_the_feed(self) -> None:
+        """Without its feed nobody knows of this actor, and it would keep its CPUs. What Ray starts in its place finds no feed."""
+        with suppress(*LOST):
+            ray.get(self._feed.outlive.remote())
+        os._exit(1)
 
     def __call__(self, rows: dict[str, Any]) -> dict[str, list[Any]]:
         numbers = [int(number) for number in rows[NUMBER]]

@@ -140,10 +140,8 @@ class TorchBackend:
 
     def _fused_words(self) -> str:
         """How many layers train as one function each; nothing where none could."""
-        if self.device.type != "cpu" or self.dtype != torch.float32:
-            return ""
-        fused = self.passes.fused.count if self.passes.fused is not None else 0
-        return f"; {fused} of {len(decoder_layers(self.model)[1])} layers are fused"
+        fused = self.passes.fused
+        return "" if fused is None else f"; {fused.count} of {len(decoder_layers(self.model)[1])} layers are fused"
 
     def update(self, packs: Sequence[Pack], learning_rate: float, limits: StepLimits = NO_LIMITS) -> StepResult:
         optimizer = self._optimizer()

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+KEPT_BYTES = 64 << 20  # a larger place is not kept from pass to pass: it would stand beside the layers' gradients
 CACHE_BYTES = 1 << 20  # of logits that are turned into gradients at a time: they stay in the second cache of a core
 
 
@@ -32,7 +33,8 @@ class Room:
     def take(self, rows: int, like_VH: torch.Tensor) -> torch.Tensor:
         """(rows, V) numbers of any value; nobody else may hold what was taken before."""
         width = len(like_VH)
-        if self.block is None or len(self.block) < rows or self.block.shape[1] != width:
+        block = self.block
+        if block is None or len(block) < rows or block.shape[1] != width or block.is_inference():
             self.block = None  # goes before the larger one comes
             self.block = like_VH.new_empty(rows, width)
         return self.block[:rows]
@@ -49,8 +51,9 @@ def head_losses(
     # In fp32 the gradient takes the place of the logits; else both are held, in two precisions.
     each = 4 if hidden_NH.dtype == torch.float32 else 8
     most = max(1, logits_bytes // (each * head.weight.shape[0]))
+    room = room if room is not None and logits_bytes <= KEPT_BYTES else Room()
     num_chunks = max(1, -(-len(target_N) // most))
-    return _HeadLoss.apply(hidden_NH, head.weight, head.bias, target_N, -(-len(target_N) // num_chunks), room or Room())
+    return _HeadLoss.apply(hidden_NH, head.weight, head.bias, target_N, -(-len(target_N) // num_chunks), room)
 
 
 def _slopes(logits_nV: torch.Tensor, target_n: torch.Tensor) -> torch.Tensor:
@@ -109,7 +112,7 @@ class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_N):
         dhidden_NH, dweight_VH, dbias_V = ctx.saved_tensors
-        scale = grad_N[0]
+        scale = grad_N[0] if len(grad_N) else grad_N.new_zeros(())
         return (
             None if dhidden_NH is None else dhidden_NH * scale.to(dhidden_NH.dtype),
             None if dweight_VH is None else (dweight_VH * scale).to(ctx.dtype),
